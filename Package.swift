@@ -1,0 +1,150 @@
+// swift-tools-version: 6.2
+//
+// The layering of MWStorage. Arrows point down; siblings never import each other. `scripts/check` compares this
+// manifest with scripts/layering.json and fails on any edge that is not listed there.
+//
+//                                mwstorage (command)
+//      ┌───────────┬──────────────────┼───────────┬──────────────┐
+//  MWRocksDB    MWServer           MWClient   MWKeystore         │
+//  MWLevelDB     │  └───────┬─────────┘           │              │
+//    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ────┘
+//  CRocksDB                 ├─ MWWebSocket                │
+//  CLevelDB                 └─ MWProtocol             COpenSSL
+
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .treatAllWarnings(as: .error),
+    .strictMemorySafety(),
+]
+
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
+let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
+
+func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(of name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(name: name + "Tests", dependencies: [.init(stringLiteral: name)] + dependencies, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "mwstorage",
+    platforms: [.macOS(.v15)],
+    products: [
+        .executable(name: "mwstorage", targets: ["mwstorage"]),
+        .library(name: "MWStorageServer", targets: ["MWServer", "MWRocksDB"]),
+        .library(name: "MWStorageClient", targets: ["MWClient"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        // The C libraries: headers, and the macros and variadics they need as typed inline functions.
+        .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CRocksDB", providers: [.apt(["librocksdb-dev"])]),
+        .systemLibrary(name: "CLevelDB", providers: [.apt(["libleveldb-dev"])]),
+
+        // Certificates, keys, identities, trust stores and CRLs as values.
+        module("MWPKI", ["COpenSSL"]),
+        // PKCS#12, JKS and PEM bundles: read, write, convert.
+        module("MWKeystore", ["MWPKI", "COpenSSL"]),
+        // One TLS session, bytes in and bytes out; who may be a peer; the NIO handler.
+        module("MWTLS", ["MWPKI", "COpenSSL", nioCore]),
+        // Opening handshake rules, frames, messages, closing.
+        module("MWWebSocket", [nioCore]),
+        // What is inside the messages: mwDB's requests and replies.
+        module("MWProtocol", [nioCore]),
+        // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
+        module("MWStorage", []),
+        // `StorageEngine` on RocksDB, and on LevelDB.
+        module("MWRocksDB", ["MWStorage", "CRocksDB"]),
+        module("MWLevelDB", ["MWStorage", "CLevelDB"]),
+        // Listen, authenticate, dispatch, drain.
+        module(
+            "MWServer",
+            [
+                "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage",
+                nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, deque,
+            ]),
+        // Connect, multiplex, retry.
+        module(
+            "MWClient",
+            ["MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, nioHTTP1, logging, deque]),
+        // Arguments to calls to exit codes.
+        .executableTarget(
+            name: "mwstorage",
+            dependencies: [
+                "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
+                "MWServer", "MWClient",
+                nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, argumentParser, configuration, histogram,
+            ],
+            swiftSettings: settings),
+
+        // Echo server and client out of the same layers, for conformance suites and raw probes.
+        .executableTarget(
+            name: "mwstorage-echo",
+            dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWServer", "MWClient", nioCore, nioPosix, argumentParser, logging],
+            path: "Tests/mwstorage-echo",
+            swiftSettings: settings),
+        // Certificates made at run time for the tests.
+        .target(
+            name: "TestCertificates", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestCertificates",
+            swiftSettings: settings),
+        // What every `StorageEngine` must do, and an in-memory engine with faults.
+        .target(
+            name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
+            swiftSettings: settings),
+
+        tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),
+        tests(of: "MWKeystore", ["MWPKI", "TestCertificates"]),
+        tests(of: "MWTLS", ["MWPKI", "TestCertificates", nioCore, nioEmbedded, nioPosix]),
+        tests(of: "MWWebSocket", [nioCore]),
+        tests(of: "MWProtocol", [nioCore]),
+        tests(of: "MWStorage", ["EngineContract"]),
+        tests(of: "MWRocksDB", ["MWStorage", "EngineContract"]),
+        tests(of: "MWLevelDB", ["MWStorage", "EngineContract"]),
+        tests(
+            of: "MWServer",
+            [
+                "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "EngineContract", "TestCertificates",
+                nioCore, nioPosix, nioEmbedded, nioHTTP1, logging, metrics,
+            ]),
+        tests(
+            of: "MWClient",
+            [
+                "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "TestCertificates",
+                nioCore, nioPosix, nioEmbedded, nioHTTP1, logging,
+            ]),
+        // The whole: client and server joined, the command, real peers, processes that are killed.
+        .testTarget(
+            name: "EndToEndTests",
+            dependencies: [
+                "mwstorage", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer", "MWClient",
+                "MWProtocol", "MWWebSocket", "EngineContract", "TestCertificates", nioCore, nioPosix, logging,
+            ],
+            swiftSettings: settings),
+    ]
+)
