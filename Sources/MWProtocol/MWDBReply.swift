@@ -1,0 +1,148 @@
+package import NIOCore
+
+#if canImport(Glibc)
+    internal import Glibc
+#elseif canImport(Darwin)
+    internal import Darwin
+#endif
+
+/// One message of an mwDB server.
+package enum MWDBReply: Hashable, Sendable {
+    /// The answer to a get. ``values(_:count:)`` takes it apart.
+    case get(ByteBuffer, id: RequestID)
+    case put(isDone: Bool, id: RequestID)
+    case remove(isDone: Bool, id: RequestID)
+    case prefix(Base64Number, id: RequestID)
+    /// Another client put these: unasked, and without an id.
+    case forceReload(MWDBPairs)
+
+    /// nil for a message that answers no request.
+    package var id: RequestID? {
+        switch self {
+        case .get(_, let id), .put(_, let id), .remove(_, let id), .prefix(_, let id): return id
+        case .forceReload: return nil
+        }
+    }
+}
+
+// MARK: - The server's side: each writes into the outbound buffer, where a message has been begun
+
+extension MWDBReply {
+    /// Appends one value of a get's answer; `nil` and empty look alike on the wire.
+    ///
+    /// Throws ``ProtocolError/Code/separatorInValue`` for a value with `#` (it came another way than through this protocol): said here it
+    /// would shift every value behind it.
+    package static func writeValue(
+        _ value: UnsafeRawBufferPointer?, isFirst: Bool, to buffer: inout ByteBuffer
+    ) throws(ProtocolError) {
+        if !isFirst { buffer.writeInteger(mwdbSeparator) }
+        guard let value = unsafe value, let base = value.baseAddress, value.count > 0 else { return }
+        guard unsafe memchr(base, Int32(mwdbSeparator), value.count) == nil else {
+            throw ProtocolError(
+                .separatorInValue, "stored value", expected: "no '#' in it",
+                remedy: "mwDB's protocol cannot carry this value: read it in process or through another protocol")
+        }
+        unsafe buffer.writeBytes(value)
+    }
+
+    /// Ends a get's answer after its values.
+    package static func writeGetTrailer(id: RequestID, to buffer: inout ByteBuffer) {
+        self.writeTrailer(.get, id: id, to: &buffer)
+    }
+
+    /// Appends the answer to a put or a remove.
+    package static func writeOutcome(_ type: MWDBReplyType, isDone: Bool, id: RequestID, to buffer: inout ByteBuffer) {
+        assert(type == .put || type == .remove, "only writes have an outcome byte")
+        buffer.writeInteger(isDone ? Self.done : Self.failed)
+        self.writeTrailer(type, id: id, to: &buffer)
+    }
+
+    /// Appends the answer to a prefix request.
+    package static func writePrefix(_ prefix: UInt32, id: RequestID, to buffer: inout ByteBuffer) {
+        Base64Number(prefix).write(to: &buffer)
+        self.writeTrailer(.prefix, id: id, to: &buffer)
+    }
+
+    /// Appends a FORCE_RELOAD that carries a whole put stream.
+    package static func writeForceReload(_ pairs: MWDBPairs, to buffer: inout ByteBuffer) {
+        buffer.writeImmutableBuffer(pairs.bytes)
+        buffer.writeInteger(mwdbSeparator)
+        buffer.writeInteger(MWDBReplyType.forceReload.rawValue)
+    }
+
+    private static func writeTrailer(_ type: MWDBReplyType, id: RequestID, to buffer: inout ByteBuffer) {
+        buffer.writeInteger(mwdbSeparator)
+        buffer.writeInteger(type.rawValue)
+        Base64Number(id.rawValue).write(to: &buffer)
+    }
+
+    private static let done: UInt8 = 1
+    private static let failed: UInt8 = 0
+}
+
+// MARK: - The client's side
+
+extension MWDBReply {
+    /// Reads one binary message of a server.
+    package init(message: consuming ByteBuffer) throws(ProtocolError) {
+        guard let trailer = try Trailer(of: message) else {
+            throw ProtocolError(.tornMessage, "reply", expected: "a separator, a type and an id at the end")
+        }
+        guard let type = MWDBReplyType(rawValue: trailer.type) else {
+            throw ProtocolError(.unknownType, "reply", expected: "type 1, 3, 4, 5 or 7", found: "type \(trailer.type)")
+        }
+        message.moveWriterIndex(to: message.readerIndex + trailer.dataBytes)
+        if type == .forceReload {
+            self = try Self.forceReload(message, trailer)
+            return
+        }
+        guard let id = trailer.id else {
+            throw ProtocolError(.tornMessage, "\(type) reply", expected: "a request id", found: "the end")
+        }
+        switch type {
+        case .get: self = .get(message, id: id)
+        case .put: self = .put(isDone: try Self.outcome(message), id: id)
+        case .remove: self = .remove(isDone: try Self.outcome(message), id: id)
+        case .prefix: self = .prefix(try Base64Number(text: message.readableBytesView), id: id)
+        case .forceReload: self = try Self.forceReload(message, trailer)
+        }
+    }
+
+    /// Takes the answer to `count` keys apart: one slice for each key, in their order; a missing value is an empty slice.
+    ///
+    /// Throws ``ProtocolError/Code/elementCountMismatch`` when there are not exactly `count - 1` separators.
+    package static func values(_ data: ByteBuffer, count: Int) throws(ProtocolError) -> [ByteBuffer] {
+        var values: [ByteBuffer] = []
+        var rest = data
+        if count > 0 || data.readableBytes > 0 {
+            while let end = rest.readableBytesView.firstIndex(of: mwdbSeparator) {
+                values.append(rest.readSlice(length: end - rest.readerIndex) ?? ByteBuffer())
+                rest.moveReaderIndex(forwardBy: 1)
+            }
+            values.append(rest)
+        }
+        guard values.count == count else {
+            throw ProtocolError(.elementCountMismatch, "get reply", expected: "\(count) values", found: "\(values.count)")
+        }
+        return values
+    }
+
+    private static func forceReload(_ data: ByteBuffer, _ trailer: Trailer) throws(ProtocolError) -> MWDBReply {
+        guard trailer.id == nil else {
+            throw ProtocolError(.tornMessage, "force reload", expected: "no id", found: "one")
+        }
+        guard let pairs = MWDBPairs(bytes: data) else {
+            throw ProtocolError(.tornPut, "force reload", expected: "a value for each key", found: "a key at the end")
+        }
+        return .forceReload(pairs)
+    }
+
+    private static func outcome(_ data: borrowing ByteBuffer) throws(ProtocolError) -> Bool {
+        let view = data.readableBytesView
+        switch (view.count, view.first) {
+        case (1, Self.done): return true
+        case (1, Self.failed): return false
+        default: throw ProtocolError(.malformedOutcome, "write reply", expected: "one byte, 00 or 01", found: "\(view.count) bytes")
+        }
+    }
+}
