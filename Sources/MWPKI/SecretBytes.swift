@@ -1,0 +1,42 @@
+internal import COpenSSL
+
+/// Bytes that are overwritten when released, never printed, compared in constant time.
+@safe package final class SecretBytes: Sendable, CustomStringConvertible {
+    // Safety: written only in the initialiser.
+    private nonisolated(unsafe) let storage: UnsafeMutableRawBufferPointer
+
+    package var count: Int { unsafe storage.count }
+    package var isEmpty: Bool { unsafe storage.isEmpty }
+
+    package init(copying bytes: UnsafeRawBufferPointer) {
+        unsafe storage = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 1)
+        unsafe storage.copyMemory(from: bytes)
+    }
+
+    /// Copies `bytes`; the caller's array is the caller's to wipe.
+    package init(_ bytes: [UInt8]) {
+        unsafe storage = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 1)
+        unsafe storage.copyBytes(from: bytes)
+    }
+
+    deinit {
+        unsafe OPENSSL_cleanse(storage.baseAddress, storage.count)
+        unsafe storage.deallocate()
+    }
+
+    package func withUnsafeBytes<R>(_ body: (UnsafeRawBufferPointer) throws -> R) rethrows -> R {
+        try withExtendedLifetime(self) { try unsafe body(UnsafeRawBufferPointer(storage)) }
+    }
+
+    /// A copy that nobody wipes; for what must be an array, as the contents of a file that is about to be written.
+    package var bytes: [UInt8] { unsafe withUnsafeBytes { unsafe Array($0) } }
+
+    package func isEqual(to other: SecretBytes) -> Bool {
+        guard count == other.count else { return false }
+        return unsafe withUnsafeBytes { left in
+            unsafe other.withUnsafeBytes { right in unsafe CRYPTO_memcmp(left.baseAddress, right.baseAddress, left.count) == 0 }
+        }
+    }
+
+    package var description: String { "(\(count) secret bytes)" }
+}

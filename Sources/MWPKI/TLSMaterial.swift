@@ -1,0 +1,52 @@
+/// What one side of a connection needs: its own identity, and whom it accepts.
+public struct TLSMaterial: Sendable {
+    package let identity: Identity
+    package let trustStore: TrustStore
+
+    package init(identity: Identity, trustStore: TrustStore) {
+        self.identity = identity
+        self.trustStore = trustStore
+    }
+
+    /// What an operator should know, as an expired certificate; empty when all is well.
+    package func warnings(at time: Timestamp) -> [String] { identity.warnings(at: time) + trustStore.warnings(at: time) }
+}
+
+/// Where `TLSMaterial` comes from. Loaded at the start and again on each reload; when a load fails, the material in use stays.
+public struct TLSMaterialSource: Sendable {
+    /// Reads everything anew.
+    package let load: @Sendable () throws -> TLSMaterial
+
+    package init(load: @escaping @Sendable () throws -> TLSMaterial) { self.load = load }
+
+    /// From PEM files.
+    ///
+    /// A load throws a described error when a file is missing, malformed or too weak, when the key is not the certificate's,
+    /// or when others may read the key: it must be mode 0600 or stricter, and the process's own or root's.
+    ///
+    /// - Parameters:
+    ///   - certificateChainFile: the leaf first, then each certificate's issuer.
+    ///   - privateKeyFile: PKCS#8, encrypted or not; may be the same file as the chain.
+    ///   - trustFile: the certificates of the authorities or peers to accept, at least one.
+    ///   - revocationListFiles: PEM or DER; when there is any, each authority in `trustFile` needs a list that is current.
+    ///   - passphraseFile: one line, mode 0600 or stricter; for an encrypted key.
+    ///   - privateKeyGroup: the number of a group that may read the key file too (mode 0640).
+    public static func pem(
+        certificateChainFile: String, privateKeyFile: String, trustFile: String, revocationListFiles: [String] = [],
+        passphraseFile: String? = nil, privateKeyGroup: UInt32? = nil
+    ) -> TLSMaterialSource {
+        TLSMaterialSource {
+            let secret = privateKeyGroup.map { PrivateFile.Permissions.ownerAndGroup($0) } ?? .ownerOnly
+            func bytes(_ path: String) throws -> [UInt8] {
+                try PrivateFile.read(path, maximumBytes: PEM.maximumFileBytes, permissions: .any).bytes
+            }
+            let key = try PrivateFile.read(privateKeyFile, maximumBytes: PEM.maximumFileBytes, permissions: secret)
+            let identity = try Identity.pem(
+                chain: certificateChainFile == privateKeyFile ? key.bytes : bytes(certificateChainFile), key: key.bytes,
+                passphrase: passphraseFile.map { try Passphrase.file($0) }, source: certificateChainFile, keySource: privateKeyFile)
+            let lists = try revocationListFiles.flatMap { try CertificateRevocationList.list(bytes($0), source: $0) }
+            return TLSMaterial(
+                identity: identity, trustStore: try TrustStore.pem(bytes(trustFile), revocationLists: lists, source: trustFile))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+/// A certificate that we trust for itself: an authority, or one peer's own certificate.
+package struct TrustAnchor: Sendable, Hashable {
+    /// Its name in the keystore it came from.
+    package let alias: String?
+    package let certificate: Certificate
+
+    package init(alias: String? = nil, certificate: Certificate) {
+        self.alias = alias
+        self.certificate = certificate
+    }
+}
+
+/// Whom we accept. Never empty: a store that trusts nobody is a mistake, and one that skips the check does not exist.
+package struct TrustStore: Sendable {
+    /// Each certificate once, in the order given.
+    package let anchors: [TrustAnchor]
+    /// Where this is not empty, every handshake must check revocation.
+    package let revocationLists: [CertificateRevocationList]
+    private let indices: [CertificateFingerprint: Int]
+
+    /// Throws for an empty store, an anchor too weak to verify anything, and, where any revocation list is given: a list that
+    /// is out of date at `now` or not signed by an anchor, and an anchor without a list.
+    package init(
+        anchors: [TrustAnchor], revocationLists: [CertificateRevocationList] = [], at now: Timestamp = .now(),
+        source: String = "trust store"
+    ) throws {
+        var unique: [TrustAnchor] = []
+        var indices: [CertificateFingerprint: Int] = [:]
+        for anchor in anchors where indices[anchor.certificate.sha256] == nil {
+            indices[anchor.certificate.sha256] = unique.count
+            unique.append(anchor)
+        }
+        guard !unique.isEmpty else {
+            throw PKIError(
+                .trustStoreEmpty, subject: source, "it trusts nobody", expected: "one certificate or more",
+                remedy: "import the certificates of the authorities or peers to accept")
+        }
+        self.anchors = unique
+        self.revocationLists = revocationLists
+        self.indices = indices
+        for anchor in unique {
+            let subject = "\(source), \(anchor.alias ?? anchor.certificate.subject)"
+            try anchor.certificate.keyAlgorithm.requireStrong(subject: subject)
+            // It is trusted for its bytes; its own signature proves nothing and may be old.
+            if !anchor.certificate.isSelfSigned { try anchor.certificate.requireStrongSignature(subject: subject) }
+        }
+        if !revocationLists.isEmpty { try requireRevocationLists(at: now, source: source) }
+    }
+
+    /// From PEM: all certificates of one file, and the revocation lists (PEM or DER) of any number.
+    package static func pem(
+        _ bytes: [UInt8], revocationLists: [CertificateRevocationList] = [], at now: Timestamp = .now(), source: String = "trust store"
+    ) throws -> TrustStore {
+        let blocks = try PEM.blocks(bytes, source: source)
+        guard !blocks.isEmpty else { return try TrustStore(anchors: [], source: source) }
+        let anchors = try Certificate.list(pem: bytes, source: source).map { TrustAnchor(certificate: $0) }
+        return try TrustStore(anchors: anchors, revocationLists: revocationLists, at: now, source: source)
+    }
+
+    /// The name under which this very certificate is in the store.
+    package func alias(of certificate: Certificate) -> String? {
+        indices[certificate.sha256].flatMap { anchors[$0].alias }
+    }
+
+    /// Is this very certificate one of the anchors?
+    package func contains(_ certificate: Certificate) -> Bool { indices[certificate.sha256] != nil }
+
+    /// What an operator should know; empty when all is well.
+    package func warnings(at time: Timestamp) -> [String] {
+        anchors.compactMap { anchor in
+            let name = anchor.alias ?? anchor.certificate.subject
+            return switch anchor.certificate.validity(at: time) {
+            case .valid: nil
+            case .expired: "\(name): expired at \(anchor.certificate.notAfter); nobody it vouches for is accepted"
+            case .notYetValid: "\(name): not valid before \(anchor.certificate.notBefore); nobody it vouches for is accepted"
+            }
+        }
+    }
+
+    // Fails when loaded what would otherwise fail every handshake later (X509 error 3), or worse, pass unchecked.
+    private func requireRevocationLists(at now: Timestamp, source: String) throws {
+        for list in revocationLists {
+            try list.requireCurrent(at: now)
+            guard anchors.contains(where: { list.isSigned(by: $0.certificate) }) else {
+                throw PKIError(
+                    .revocationListUntrusted, subject: "revocation list of \(list.issuer)", "no certificate of \(source) signed it",
+                    remedy: "add its authority to the trust store, or remove the list")
+            }
+        }
+        for anchor in anchors where !revocationLists.contains(where: { $0.isSigned(by: anchor.certificate) }) {
+            let isAuthority = anchor.certificate.isCertificateAuthority
+            throw PKIError(
+                .revocationListMissing, subject: "\(source), \(anchor.alias ?? anchor.certificate.subject)",
+                isAuthority ? "no revocation list of this authority" : "a peer's own certificate, which no revocation list can cover",
+                remedy: isAuthority
+                    ? "add its list, or remove the authority"
+                    : "remove it from the trust store, or use no revocation lists: removing it is how it is revoked")
+        }
+    }
+}
