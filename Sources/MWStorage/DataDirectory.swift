@@ -1,0 +1,119 @@
+// A store on disk:
+//
+//   DIRECTORY/         mode 0700 when we create it, as are its parents
+//     format           what this is; written once, atomically; text, lines ended by \n:
+//                        mwstorage-store 1        the version of this layout and of what the keyspaces hold
+//                        engine rocksdb           which engine made `engine/`
+//     lock             locked (flock) while a process has the store open; holds its process id in decimal and \n
+//     engine/          the engine's own files, mode 0700
+
+import Glibc
+
+/// The directory of one store: made or checked, and locked until released.
+final class DataDirectory: Sendable {
+    let path: String
+    private let lock: FileDescriptor
+
+    static let formatVersion = 1
+    private static let formatMagic = "mwstorage-store"
+    private static let maximumFormatBytes = 4096
+
+    var engineDirectory: String { path + "/engine" }
+
+    /// Opens the store in `path`, or makes one if there is nothing in it.
+    init(path: String, engineName: String) throws(StorageError) {
+        self.path = path
+        try FileDescriptor.makeDirectories(path)
+        try DataDirectory.checkIsOursOrEmpty(path)
+        self.lock = try DataDirectory.acquireLock(path + "/lock")
+        do throws(StorageError) {
+            if let format = try FileDescriptor.contents(of: path + "/format", atMost: DataDirectory.maximumFormatBytes) {
+                try DataDirectory.check(format, path: path, engineName: engineName)
+            } else {
+                let text = "\(DataDirectory.formatMagic) \(DataDirectory.formatVersion)\nengine \(engineName)\n"
+                try FileDescriptor.replace(path + "/format", with: Array(text.utf8))
+            }
+            try FileDescriptor.makeDirectories(engineDirectory)
+            try FileDescriptor.syncDirectory(path)
+        } catch {
+            lock.close()
+            throw error
+        }
+    }
+
+    /// Lets another process open the store. At most once.
+    func release() { lock.close() }
+
+    /// Shows that `bytes` more can be written and synced; leaves nothing behind.
+    func proveWritable(bytes: Int) throws(StorageError) {
+        let probe = path + "/probe"
+        defer { _ = unsafe unlink(probe) }
+        let file = try FileDescriptor(opening: probe, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
+        defer { file.close() }
+        try file.allocate(bytes: bytes, subject: path)
+        try file.write(Array("mwstorage".utf8), subject: probe)
+        try file.sync(subject: probe)
+    }
+
+    /// Names that may be there before `format` is: our own, and what file systems put in their root.
+    private static let harmlessNames: Set<String> = ["lock", "format.new", "probe", "lost+found"]
+
+    private static func checkIsOursOrEmpty(_ path: String) throws(StorageError) {
+        let names = try FileDescriptor.names(in: path)
+        guard !names.contains("format"), let stranger = names.first(where: { !harmlessNames.contains($0) }) else { return }
+        let isDatabase = names.contains("CURRENT")
+        throw StorageError(
+            .notAStore, subject: path,
+            found: isDatabase
+                ? "a LevelDB or RocksDB database that MWStorage did not make" : "files that are not ours, such as \(stranger)",
+            expected: "an empty directory or a store",
+            remedy: isDatabase
+                ? "choose a new data directory and bring the data over with `mwstorage import`" : "choose another data directory")
+    }
+
+    private static func check(_ format: [UInt8], path: String, engineName: String) throws(StorageError) {
+        let lines = String(decoding: format, as: UTF8.self).split(separator: "\n")
+        let fields = lines.prefix(2).map { $0.split(separator: " ", omittingEmptySubsequences: false) }
+        guard fields.count == 2, fields[0].count == 2, fields[0][0] == formatMagic, let version = Int(fields[0][1]),
+            fields[1].count == 2, fields[1][0] == "engine"
+        else {
+            throw StorageError(
+                .notAStore, subject: path + "/format", found: "not a format file of MWStorage",
+                expected: "\(formatMagic) \(formatVersion)", remedy: "restore the file from a backup, or choose another data directory")
+        }
+        guard version <= formatVersion else {
+            throw StorageError(
+                .formatTooNew, subject: path, found: "store format \(version)", expected: "at most \(formatVersion)",
+                remedy: "use the newer mwstorage that made the store, or export it there and import it here")
+        }
+        guard fields[1][1] == engineName else {
+            throw StorageError(
+                .engineMismatch, subject: path, found: "a store of engine \(fields[1][1])", expected: "\(engineName), as configured",
+                remedy: "set the engine to \(fields[1][1]), or export the store with it and import it into a new directory")
+        }
+    }
+
+    private static func acquireLock(_ path: String) throws(StorageError) -> FileDescriptor {
+        let file = try FileDescriptor(opening: path, O_CREAT | O_RDWR, mode: 0o600)
+        guard flock(file.raw, LOCK_EX | LOCK_NB) == 0 else {
+            let reason = errno
+            defer { file.close() }
+            guard reason == EWOULDBLOCK else { throw StorageError(errno: reason, subject: path) }
+            let bytes = (try? FileDescriptor.contents(of: path, atMost: 32)) ?? []
+            let holder = Int(String(decoding: bytes, as: UTF8.self).prefix { $0 != "\n" })
+            throw StorageError(
+                .locked, subject: path, found: holder.map { "process \($0) has the store open" } ?? "another process has the store open",
+                remedy: "stop it first, or choose another data directory")
+        }
+        do throws(StorageError) {
+            try file.truncate(subject: path)
+            try file.write(Array("\(getpid())\n".utf8), subject: path)
+        } catch  where error.code == .diskFull {
+            // The process id is a courtesy: a full disk must not keep a store from being read.
+        } catch {
+            file.close()
+            throw error
+        }
+        return file
+    }
+}

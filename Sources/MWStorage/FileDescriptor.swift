@@ -1,0 +1,115 @@
+import Glibc
+
+/// An open file, and the few things the store does with files itself. The opener closes it.
+struct FileDescriptor: Sendable {
+    let raw: CInt
+
+    init(opening path: String, _ flags: CInt, mode: mode_t = 0) throws(StorageError) {
+        raw = unsafe open(path, flags | O_CLOEXEC, mode)
+        guard raw >= 0 else { throw StorageError(errno: errno, subject: path) }
+    }
+
+    func close() { _ = Glibc.close(raw) }
+
+    func write(_ bytes: [UInt8], subject: String) throws(StorageError) {
+        var written = 0
+        while written < bytes.count {
+            let count = unsafe bytes.span.bytes.withUnsafeBytes {
+                unsafe Glibc.write(raw, $0.baseAddress! + written, bytes.count - written)
+            }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { throw StorageError(errno: errno, subject: subject) }
+            written += count
+        }
+    }
+
+    func sync(subject: String) throws(StorageError) {
+        guard fsync(raw) == 0 else { throw StorageError(errno: errno, subject: subject) }
+    }
+
+    func truncate(subject: String) throws(StorageError) {
+        guard ftruncate(raw, 0) == 0 else { throw StorageError(errno: errno, subject: subject) }
+    }
+
+    /// Takes `bytes` of free space for the file.
+    func allocate(bytes: Int, subject: String) throws(StorageError) {
+        let reason = posix_fallocate(raw, 0, bytes)
+        guard reason == 0 else { throw StorageError(errno: reason, subject: subject) }
+    }
+
+    /// Makes `path` and its missing parents, for this user only.
+    static func makeDirectories(_ path: String) throws(StorageError) {
+        if unsafe mkdir(path, 0o700) == 0 { return try syncDirectory(parent(of: path)) }
+        switch errno {
+        case EEXIST:
+            var status = stat()
+            guard unsafe stat(path, &status) == 0 else { throw StorageError(errno: errno, subject: path) }
+            guard status.st_mode & S_IFMT == S_IFDIR else { throw StorageError(errno: ENOTDIR, subject: path) }
+        case ENOENT where parent(of: path) != path:
+            try makeDirectories(parent(of: path))
+            guard unsafe mkdir(path, 0o700) == 0 || errno == EEXIST else { throw StorageError(errno: errno, subject: path) }
+            try syncDirectory(parent(of: path))
+        case let reason: throw StorageError(errno: reason, subject: path)
+        }
+    }
+
+    /// Makes names that were created or renamed in `path` survive a power cut.
+    static func syncDirectory(_ path: String) throws(StorageError) {
+        let directory = try FileDescriptor(opening: path, O_RDONLY | O_DIRECTORY)
+        defer { directory.close() }
+        // Some file systems cannot sync a directory, and need not.
+        guard fsync(directory.raw) == 0 || errno == EINVAL else { throw StorageError(errno: errno, subject: path) }
+    }
+
+    /// Writes a file so that after a crash either the old one or the whole new one is there.
+    static func replace(_ path: String, with bytes: [UInt8]) throws(StorageError) {
+        let new = path + ".new"
+        let file = try FileDescriptor(opening: new, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
+        defer { file.close() }
+        try file.write(bytes, subject: new)
+        try file.sync(subject: new)
+        guard unsafe rename(new, path) == 0 else { throw StorageError(errno: errno, subject: path) }
+        try syncDirectory(parent(of: path))
+    }
+
+    /// The first `limit` bytes of a file; nil if there is none.
+    static func contents(of path: String, atMost limit: Int) throws(StorageError) -> [UInt8]? {
+        let file: FileDescriptor
+        do throws(StorageError) { file = try FileDescriptor(opening: path, O_RDONLY) } catch {
+            if errno == ENOENT { return nil }
+            throw error
+        }
+        defer { file.close() }
+        var reason: CInt = 0
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
+            while count < limit {
+                let got = unsafe Glibc.read(file.raw, buffer.baseAddress! + count, limit - count)
+                if got < 0, errno == EINTR { continue }
+                if got < 0 { reason = errno }
+                if got <= 0 { return }
+                count += got
+            }
+        }
+        guard reason == 0 else { throw StorageError(errno: reason, subject: path) }
+        return bytes
+    }
+
+    /// The names in a directory, without `.` and `..`.
+    static func names(in path: String) throws(StorageError) -> [String] {
+        guard let directory = unsafe opendir(path) else { throw StorageError(errno: errno, subject: path) }
+        defer { unsafe closedir(directory) }
+        var names: [String] = []
+        while let entry = unsafe readdir(directory) {
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name.0) { unsafe String(cString: $0) }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
+    }
+
+    static func parent(of path: String) -> String {
+        var end = path.endIndex
+        while end > path.startIndex, path[path.index(before: end)] == "/" { end = path.index(before: end) }
+        guard let slash = path[..<end].lastIndex(of: "/") else { return path[..<end].isEmpty ? path : "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+}

@@ -1,0 +1,55 @@
+/// One of the ordered maps that a store is made of.
+///
+/// Every engine holds a single ordered map of bytes, since LevelDB has nothing else; a keyspace is the first byte of the
+/// engine's key. That byte is written where the key is copied anyway (into the batch, or onto the stack for a read), so
+/// it costs no allocation. Numbers are on disk: never reuse one.
+package struct Keyspace: Hashable, Sendable {
+    package let prefix: UInt8
+
+    private init(_ prefix: UInt8) { self.prefix = prefix }
+
+    /// What the store knows about itself: the prefix counter.
+    package static let meta = Keyspace(0)
+    /// What clients put.
+    package static let data = Keyspace(1)
+
+    package init?(prefix: UInt8) {
+        guard prefix <= Keyspace.data.prefix else { return nil }
+        self.prefix = prefix
+    }
+}
+
+/// The keys from `lower` up to, and without, `upper`, in byte order.
+package struct KeyRange: Hashable, Sendable {
+    package var lower: [UInt8]
+    /// The first key that is outside; nil for no bound.
+    package var upper: [UInt8]?
+
+    package init(lower: [UInt8] = [], upper: [UInt8]? = nil) {
+        self.lower = lower
+        self.upper = upper
+    }
+
+    /// Every key.
+    package static let all = KeyRange()
+
+    /// Every key that begins with `prefix`.
+    package init(prefix: [UInt8]) {
+        self.lower = prefix
+        self.upper = prefix.lastIndex { $0 < UInt8.max }.map { last in
+            Array(prefix[..<last]) + [prefix[last] + 1]
+        }
+    }
+
+    /// The same range among the engine's keys, where `keyspace` is the first byte.
+    package func engineRange(in keyspace: Keyspace) -> KeyRange {
+        let end = upper.map { [keyspace.prefix] + $0 } ?? KeyRange(prefix: [keyspace.prefix]).upper
+        return KeyRange(lower: [keyspace.prefix] + lower, upper: end)
+    }
+}
+
+/// Which way a scan walks.
+package enum ScanDirection: Hashable, Sendable {
+    case forward
+    case backward
+}

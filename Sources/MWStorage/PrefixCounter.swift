@@ -1,0 +1,65 @@
+// The next prefix, under the key "prefix" of the meta keyspace:
+//
+//   offset  size  meaning
+//   0       4     next prefix, little endian
+
+/// Counts the prefixes given to clients, each of which makes the ids of its new nodes its own.
+struct PrefixCounter {
+    /// The first prefix that nobody has had.
+    private(set) var next: UInt32 = 0
+
+    /// mwDB clients hold the prefix in a Java `short`; a negative one would make another prefix's ids.
+    static let maximum: UInt32 = 32_767
+    private static let key = Array("prefix".utf8)
+
+    init(readingFrom engine: any StorageEngine) throws(StorageError) {
+        var bytes: [UInt8]?
+        let engineKey = [Keyspace.meta.prefix] + PrefixCounter.key
+        try unsafe engineKey.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe engine.read(key) { bytes = unsafe $0.map { unsafe Array($0) } }
+        }
+        guard let bytes else { return }
+        guard bytes.count == MemoryLayout<UInt32>.size else {
+            throw StorageError(
+                .corrupt, subject: "prefix counter", found: "\(bytes.count) bytes", expected: "4", remedy: "restore a backup")
+        }
+        self.next = bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
+    }
+
+    /// Answers the prefix requests among `requests`.
+    mutating func grant(_ requests: inout [Request]) {
+        for index in requests.indices {
+            switch requests[index].kind {
+            case .allocatePrefix:
+                guard next <= PrefixCounter.maximum else { continue }
+                requests[index].grantedPrefix = next
+                next += 1
+            case .reservePrefixes(let below): next = max(next, min(below, PrefixCounter.maximum + 1))
+            case .write: continue
+            }
+        }
+    }
+
+    func store(in batch: inout WriteBatch) throws(StorageError) {
+        try batch.put(in: .meta, PrefixCounter.key, (0..<4).map { UInt8(truncatingIfNeeded: next >> ($0 * 8)) })
+    }
+
+    /// After the engine was opened anew: what it holds may be older than what was given out, never the other way round,
+    /// but take the later one in any case.
+    mutating func raise(toThatOf engine: ReopenableEngine) throws(StorageError) {
+        let stored = try engine.withEngine { (engine) throws(StorageError) in try PrefixCounter(readingFrom: engine) }
+        next = max(next, stored.next)
+    }
+}
+
+extension Request {
+    /// What the owner is told when the commit has succeeded.
+    var success: CommitOutcome.Result {
+        guard case .allocatePrefix = kind else { return .written }
+        if let grantedPrefix { return .prefix(grantedPrefix) }
+        return .failed(
+            StorageError(
+                .prefixesExhausted, subject: "prefix counter", found: "all \(PrefixCounter.maximum + 1) prefixes are given out",
+                remedy: "clients that hold a prefix go on; a given one is never given again, since the data may hold its ids"))
+    }
+}

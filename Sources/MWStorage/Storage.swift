@@ -1,0 +1,148 @@
+/// The store that a server serves: keys and values on an engine, with durable, ordered, grouped writes.
+///
+/// Reads run at once on the calling thread. Writes go through a ``Submitter`` (event loops) or the async methods (everyone
+/// else) to one commit thread, which syncs many requests at once. After a disk error writes fail with the reason, reads go
+/// on, and the store becomes writable again by itself when the disk does.
+package final class Storage: Sendable {
+    /// Which engine it runs on.
+    package let engineName: String
+    package let directory: String
+
+    private let engine: ReopenableEngine
+    private let committer: Committer
+    private let inProcess: InProcessWrites
+
+    /// Opens the store in `directory`, making the directory and the store if there are none.
+    ///
+    /// - Throws: `locked` (with the holder's process id), `engineMismatch`, `formatTooNew`, `notAStore`, `corrupt`, and what
+    ///   the file system says.
+    package static func open(
+        directory: String, engine factory: StorageEngineFactory, options: StorageOptions = StorageOptions()
+    ) throws(StorageError) -> Storage {
+        let dataDirectory = try DataDirectory(path: directory, engineName: factory.name)
+        let engine: ReopenableEngine
+        do throws(StorageError) {
+            engine = try ReopenableEngine(factory: factory, directory: dataDirectory, options: options.engine)
+        } catch {
+            dataDirectory.release()
+            throw error
+        }
+        do throws(StorageError) {
+            let committer = try Committer(engine: engine, options: options)
+            try committer.start()
+            return Storage(engineName: factory.name, directory: directory, engine: engine, committer: committer)
+        } catch {
+            engine.close(syncing: false)
+            throw error
+        }
+    }
+
+    private init(engineName: String, directory: String, engine: ReopenableEngine, committer: Committer) {
+        self.engineName = engineName
+        self.directory = directory
+        self.engine = engine
+        self.committer = committer
+        self.inProcess = InProcessWrites(committer: committer)
+    }
+
+    deinit { committer.stop() }
+
+    /// Commits what has been flushed, closes the engine and unlocks the directory. Later calls throw `closed`.
+    package func close() { committer.stop() }
+
+    // MARK: Reads
+
+    /// Calls `body` once with the value under `key`, borrowed for that call, or with nil.
+    ///
+    /// For the hot path: no copy, no lock, no allocation here. Waits only while the engine is being opened again after a
+    /// disk error. `body` must not call the store.
+    @inline(__always)
+    package func withValue<R>(
+        forKey key: UnsafeRawBufferPointer, in keyspace: Keyspace = .data, _ body: (UnsafeRawBufferPointer?) -> R
+    ) throws(StorageError) -> R {
+        var result: R?
+        try engine.withEngine { (engine) throws(StorageError) in
+            try unsafe withEngineKey(key, in: keyspace) { (engineKey) throws(StorageError) in
+                try unsafe engine.read(engineKey) { unsafe result = body($0) }
+            }
+        }
+        guard let result else { preconditionFailure("an engine calls back once") }
+        return result
+    }
+
+    /// The value under `key`, or nil.
+    package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
+        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe withValue(forKey: key) { unsafe $0.map { unsafe Array($0) } }
+        }
+    }
+
+    /// The store as it is now, for long scans and exports.
+    package func snapshot() throws(StorageError) -> StorageSnapshot {
+        try StorageSnapshot(of: engine)
+    }
+
+    // MARK: Writes
+
+    /// A way into the commit queue for one event loop; `deliver` gets the outcomes on the commit thread, once a commit,
+    /// in the order of submission.
+    package func makeSubmitter(deliver: @escaping @Sendable ([CommitOutcome]) -> Void) -> Submitter {
+        committer.makeSubmitter(deliver: deliver)
+    }
+
+    /// Stores `value` under `key`; returns when it is durable.
+    package func put(_ key: [UInt8], _ value: [UInt8]) async throws(StorageError) {
+        try await write { (batch) throws(StorageError) in try batch.put(key, value) }
+    }
+
+    /// Makes `key` absent; returns when that is durable.
+    package func remove(_ key: [UInt8]) async throws(StorageError) {
+        try await write { (batch) throws(StorageError) in try batch.remove(key) }
+    }
+
+    /// Applies all that `body` writes, or nothing; returns when it is durable.
+    package func write(_ body: (inout WriteBatch) throws(StorageError) -> Void) async throws(StorageError) {
+        _ = try await inProcess.submit { (submitter, token) throws(StorageError) in try submitter.submit(token: token, body) }
+    }
+
+    /// A prefix that no client has had and none will have again.
+    package func allocatePrefix() async throws(StorageError) -> UInt32 {
+        let result = try await inProcess.submit { (submitter, token) throws(StorageError) in
+            try submitter.allocatePrefix(token: token)
+        }
+        guard case .prefix(let prefix) = result else { preconditionFailure("a prefix request ends with a prefix or fails") }
+        return prefix
+    }
+
+    /// Makes sure that prefixes below `next` are never given out.
+    package func reservePrefixes(below next: UInt32) async throws(StorageError) {
+        _ = try await inProcess.submit { (submitter, token) throws(StorageError) in
+            try submitter.reservePrefixes(below: next, token: token)
+        }
+    }
+
+    // MARK: What happens to it
+
+    /// Whether it takes writes.
+    package var health: StorageHealth { committer.health }
+
+    /// Reports every commit to `observer`, in order, until the returned observation is cancelled or let go.
+    package func observe(_ observer: any StorageObserver) -> StorageObservation { committer.observe(observer) }
+
+    /// The ``CommitOrigin/submitter`` of the async methods above.
+    package var inProcessIdentifier: UInt32 { inProcess.identifier }
+}
+
+/// Puts the keyspace in front of `key`: on the stack, unless it is over 1 KiB.
+@inline(__always)
+func withEngineKey(
+    _ key: UnsafeRawBufferPointer, in keyspace: Keyspace, _ body: (UnsafeRawBufferPointer) throws(StorageError) -> Void
+) throws(StorageError) {
+    var failure: StorageError?
+    unsafe withUnsafeTemporaryAllocation(byteCount: key.count + 1, alignment: 1) { buffer in
+        unsafe buffer.storeBytes(of: keyspace.prefix, as: UInt8.self)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.dropFirst()).copyMemory(from: key)
+        do throws(StorageError) { try unsafe body(UnsafeRawBufferPointer(buffer)) } catch { failure = error }
+    }
+    if let failure { throw failure }
+}

@@ -1,0 +1,217 @@
+// Operations in one flat buffer. Integers of fixed size are little endian; a varint is 7 bits a byte, least significant
+// first, the top bit set on all but the last.
+//
+//   offset  size  meaning
+//   0       8     zero (an engine's sequence number goes here)
+//   8       4     number of operations
+//   12      …     operations, one after the other:
+//                   01  varint n  n bytes engine key  varint m  m bytes value      put
+//                   00  varint n  n bytes engine key                               remove
+//
+//   engine key := keyspace (1 byte) key
+//
+// This is the layout that LevelDB and RocksDB give to their own batches, so that RocksDB takes the buffer as it is.
+
+/// Changes to apply together: appended without an allocation each, and reused.
+@safe
+package struct WriteBatch: ~Copyable, @unchecked Sendable {
+    // Safety: the buffer has this one owner, and a non-copyable value is used by one thread at a time.
+    private var base: UnsafeMutableRawPointer
+    private var capacity: Int
+    /// How many bytes the batch takes, its header included.
+    package private(set) var byteCount: Int
+    /// How many puts and removes it holds.
+    package private(set) var operationCount: Int
+
+    package static let headerBytes = 12
+    private static let putTag: UInt8 = 1
+    private static let removeTag: UInt8 = 0
+    /// A tag and two lengths of at most five bytes, and the keyspace.
+    private static let maximumOverheadBytes = 12
+
+    package init(capacity: Int = 4096) {
+        self.capacity = max(capacity, WriteBatch.headerBytes)
+        unsafe self.base = UnsafeMutableRawPointer.allocate(byteCount: self.capacity, alignment: 8)
+        unsafe self.base.initializeMemory(as: UInt8.self, repeating: 0, count: WriteBatch.headerBytes)
+        self.byteCount = WriteBatch.headerBytes
+        self.operationCount = 0
+    }
+
+    deinit { unsafe base.deallocate() }
+
+    package var isEmpty: Bool { operationCount == 0 }
+    package var capacityBytes: Int { capacity }
+
+    /// Stores `value` under `key`.
+    package mutating func put(
+        in keyspace: Keyspace = .data, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer
+    ) throws(StorageError) {
+        try unsafe check(key)
+        guard value.count <= StorageLimits.maximumValueBytes else {
+            throw StorageError(
+                .valueTooLarge, subject: "put", found: "a value of \(value.count) bytes",
+                expected: "at most \(StorageLimits.maximumValueBytes)", remedy: "split the value")
+        }
+        reserve(WriteBatch.maximumOverheadBytes + key.count + value.count)
+        unsafe appendKey(WriteBatch.putTag, keyspace, key)
+        appendVarint(value.count)
+        unsafe appendBytes(value)
+        operationCount += 1
+    }
+
+    /// Makes `key` absent, whether or not it is there.
+    package mutating func remove(in keyspace: Keyspace = .data, key: UnsafeRawBufferPointer) throws(StorageError) {
+        try unsafe check(key)
+        reserve(WriteBatch.maximumOverheadBytes + key.count)
+        unsafe appendKey(WriteBatch.removeTag, keyspace, key)
+        operationCount += 1
+    }
+
+    /// Appends the operations of another batch.
+    package mutating func append(_ other: borrowing WriteBatch) {
+        let bytes = other.byteCount - WriteBatch.headerBytes
+        reserve(bytes)
+        unsafe (base + byteCount).copyMemory(from: other.base + WriteBatch.headerBytes, byteCount: bytes)
+        byteCount += bytes
+        operationCount += other.operationCount
+    }
+
+    /// Forgets the operations. Keeps the memory, unless it is more than `keepingAtMost` bytes.
+    package mutating func removeAll(keepingAtMost limit: Int = StorageLimits.maximumIdleBatchBytes) {
+        if capacity > limit { self = WriteBatch() }
+        byteCount = WriteBatch.headerBytes
+        operationCount = 0
+    }
+
+    /// A place in the batch to go back to.
+    package struct Mark: Hashable, Sendable {
+        package let byteCount: Int
+        package let operationCount: Int
+    }
+
+    /// The place before the first operation of any batch.
+    package static let start = Mark(byteCount: headerBytes, operationCount: 0)
+    /// The place after the last operation.
+    package var mark: Mark { Mark(byteCount: byteCount, operationCount: operationCount) }
+
+    /// Forgets the operations appended since `mark` was taken.
+    package mutating func rollBack(to mark: Mark) {
+        precondition(mark.byteCount <= byteCount, "a mark of another batch")
+        byteCount = mark.byteCount
+        operationCount = mark.operationCount
+    }
+
+    /// The whole buffer with its header, in the layout drawn above.
+    package borrowing func withUnsafeBytes<R, E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> R) throws(E) -> R {
+        unsafe base.storeBytes(of: UInt32(truncatingIfNeeded: operationCount).littleEndian, toByteOffset: 8, as: UInt32.self)
+        return unsafe try body(UnsafeRawBufferPointer(start: base, count: byteCount))
+    }
+
+    /// Calls `body` with each operation between two marks (all of them without), the keyspace byte still in the key.
+    package borrowing func forEach(from start: Mark = WriteBatch.start, to end: Mark? = nil, _ body: (EngineChange) -> Void) {
+        let count = (end?.byteCount ?? byteCount) - start.byteCount
+        var reader = unsafe OperationReader(bytes: UnsafeRawBufferPointer(start: base + start.byteCount, count: count))
+        while let change = unsafe reader.next() { unsafe body(change) }
+    }
+}
+
+extension WriteBatch {
+    /// Stores `value` under `key`.
+    package mutating func put(in keyspace: Keyspace = .data, _ key: [UInt8], _ value: [UInt8]) throws(StorageError) {
+        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe value.span.bytes.withUnsafeBytes { (value) throws(StorageError) in
+                try unsafe put(in: keyspace, key: key, value: value)
+            }
+        }
+    }
+
+    /// Makes `key` absent, whether or not it is there.
+    package mutating func remove(in keyspace: Keyspace = .data, _ key: [UInt8]) throws(StorageError) {
+        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe remove(in: keyspace, key: key)
+        }
+    }
+
+    private func check(_ key: UnsafeRawBufferPointer) throws(StorageError) {
+        guard key.count <= StorageLimits.maximumKeyBytes else {
+            throw StorageError(
+                .keyTooLarge, subject: "write", found: "a key of \(key.count) bytes",
+                expected: "at most \(StorageLimits.maximumKeyBytes)", remedy: "use a shorter key")
+        }
+    }
+
+    private mutating func reserve(_ bytes: Int) {
+        let needed = byteCount + bytes
+        guard needed > capacity else { return }
+        let grown = max(needed, capacity * 2)
+        let moved = UnsafeMutableRawPointer.allocate(byteCount: grown, alignment: 8)
+        unsafe moved.copyMemory(from: base, byteCount: byteCount)
+        unsafe base.deallocate()
+        unsafe base = moved
+        capacity = grown
+    }
+
+    private mutating func appendKey(_ tag: UInt8, _ keyspace: Keyspace, _ key: UnsafeRawBufferPointer) {
+        unsafe base.storeBytes(of: tag, toByteOffset: byteCount, as: UInt8.self)
+        byteCount += 1
+        appendVarint(key.count + 1)
+        unsafe base.storeBytes(of: keyspace.prefix, toByteOffset: byteCount, as: UInt8.self)
+        byteCount += 1
+        unsafe appendBytes(key)
+    }
+
+    private mutating func appendVarint(_ value: Int) {
+        var rest = UInt32(value)
+        while rest >= 0x80 {
+            unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest) | 0x80, toByteOffset: byteCount, as: UInt8.self)
+            byteCount += 1
+            rest >>= 7
+        }
+        unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest), toByteOffset: byteCount, as: UInt8.self)
+        byteCount += 1
+    }
+
+    private mutating func appendBytes(_ bytes: UnsafeRawBufferPointer) {
+        guard let start = bytes.baseAddress else { return }
+        unsafe (base + byteCount).copyMemory(from: start, byteCount: bytes.count)
+        byteCount += bytes.count
+    }
+}
+
+/// One operation of a batch, borrowed; the first byte of the key is its keyspace.
+@unsafe
+package enum EngineChange {
+    case put(key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)
+    case remove(key: UnsafeRawBufferPointer)
+}
+
+/// Reads back what `WriteBatch` wrote (our own bytes: a bad one is a fault of this program).
+@safe
+private struct OperationReader {
+    private let bytes: UnsafeRawBufferPointer
+    private var offset = 0
+
+    init(bytes: UnsafeRawBufferPointer) { unsafe self.bytes = bytes }
+
+    mutating func next() -> EngineChange? {
+        guard unsafe offset < bytes.count else { return nil }
+        let isPut = unsafe bytes[offset] == 1
+        offset += 1
+        let key = unsafe slice()
+        return unsafe isPut ? .put(key: key, value: slice()) : .remove(key: key)
+    }
+
+    private mutating func slice() -> UnsafeRawBufferPointer {
+        var count = 0
+        var shift = 0
+        while true {
+            let byte = unsafe bytes[offset]
+            offset += 1
+            count |= Int(byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80 { break }
+        }
+        defer { offset += count }
+        return unsafe UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count])
+    }
+}
