@@ -1,0 +1,73 @@
+internal import COpenSSL
+package import MWPKI
+
+/// What the TLS connections of one listener, or of one client, share: identity, trust store and policy, as an OpenSSL SSL_CTX that never
+/// changes once it exists.
+///
+/// A reload makes a new context; connections that are open keep theirs. Both sides always present and always verify a certificate: no
+/// parameter turns that off. Any number of threads may make sessions out of one context.
+@safe package final class TLSContext: Sendable {
+    package enum Role: Sendable, Hashable { case server, client }
+
+    package let role: Role
+    package let policy: TLSPolicy
+    package let material: TLSMaterial
+    /// How a client's context judges servers; `nil` in a server's.
+    package let serverVerification: ServerVerification?
+    /// Whether the OpenSSL in use offers a post-quantum key exchange (3.5 and later do).
+    package let offersPostQuantumKeyExchange: Bool
+    let peerVerification: PeerVerification
+
+    // Safety: OpenSSL allows concurrent SSL_new on an SSL_CTX that nobody changes, and nobody does after init.
+    nonisolated(unsafe) let pointer: OpaquePointer
+
+    /// The context of a listener. Clients must present a certificate that `material`'s trust store accepts for clientAuth.
+    ///
+    /// Throws `TLSError` `materialRejected` when OpenSSL cannot use the identity or the trust store, `policyRejected` when it cannot keep
+    /// the policy.
+    package convenience init(server material: TLSMaterial, policy: TLSPolicy = TLSPolicy()) throws(TLSError) {
+        try self.init(role: .server, material: material, verification: nil, policy: policy)
+    }
+
+    /// The context of a client that presents `material`'s identity and accepts servers as `verification` says. Throws as `init(server:)`.
+    package convenience init(client material: TLSMaterial, verification: ServerVerification, policy: TLSPolicy = TLSPolicy())
+        throws(TLSError)
+    {
+        if case .pinned(let pins, _) = verification, pins.isEmpty {
+            throw TLSError(.policyRejected, "server verification", "no certificate is pinned", remedy: "pin one, or verify by name")
+        }
+        try self.init(role: .client, material: material, verification: verification, policy: policy)
+    }
+
+    private init(role: Role, material: TLSMaterial, verification: ServerVerification?, policy: TLSPolicy) throws(TLSError) {
+        ContextPolicy.initializeLibrary()
+        ERR_clear_error()
+        guard let context = unsafe SSL_CTX_new(role == .server ? TLS_server_method() : TLS_client_method()) else {
+            throw TLSError(.policyRejected, "OpenSSL", "makes no context", underlying: OpenSSLErrors.drain().lines)
+        }
+        unsafe self.pointer = unsafe context
+        self.role = role
+        self.policy = policy
+        self.material = material
+        self.serverVerification = verification
+        self.peerVerification = PeerVerification(own: material.identity, trustStore: material.trustStore, server: verification)
+        // From here on `deinit` runs when something throws: every stored property but one has its value, so give that one its value first.
+        do {
+            self.offersPostQuantumKeyExchange = try unsafe ContextPolicy.apply(policy, to: context)
+        } catch {
+            unsafe SSL_CTX_free(context)
+            throw error
+        }
+        try unsafe ContextPolicy.use(material, role: role, in: context)
+        unsafe ContextPolicy.verify(policy, material.trustStore, verification, in: context)
+        unsafe peerVerification.install(on: context)
+        unsafe SSL_CTX_set_info_callback(context) { ssl, place, value in
+            guard let ssl = unsafe ssl else { return }
+            unsafe TLSSession.observe(ssl, place: place, value: value)
+        }
+    }
+
+    deinit {
+        unsafe SSL_CTX_free(pointer)
+    }
+}

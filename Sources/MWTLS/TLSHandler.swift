@@ -1,0 +1,391 @@
+// The one place where TLS meets a channel.
+//
+//   idle ──active──> handshaking ──TLSHandshakeCompleted──> open ──close, failure, the peer's close_notify──> lingering ──> closed
+//                        └───────────── failure: the alert leaves, errorCaught(TLSError) ─────────────────────────┘
+//
+// lingering: our last record (alert or close_notify) is written and our half of the connection closed; what still arrives is thrown away
+// until the peer closes too, at most `TLSPolicy.lingerTimeout`. Closing at once with unread bytes would make the kernel send a reset,
+// which destroys the alert on its way: the peer would never learn why.
+
+package import NIOCore
+
+/// Fired as a user inbound event once the handshake is over and the peer is accepted.
+///
+/// A TLS 1.3 client is told nothing about the server's verdict on its own certificate by this: a refusal arrives later, as
+/// `errorCaught` with `TLSError.Code.alertReceived`. Count a client as connected only after the server's first answer.
+package struct TLSHandshakeCompleted: Sendable {
+    package let peer: VerifiedPeer
+}
+
+/// TLS for one channel: ciphertext `ByteBuffer`s towards the socket, plaintext `ByteBuffer`s towards the application.
+///
+/// - All plaintext of one socket read arrives as one `ByteBuffer`, uniquely owned by who receives it.
+/// - All writes up to a flush leave as whole 16 KiB records in one socket write; a flush during a read burst waits for the burst's end.
+/// - Any failure is one `errorCaught(TLSError)`; the alert is sent first and the channel closes by itself.
+/// - `close(mode: .all)` sends close_notify. Unflushed writes fail, as in any channel.
+package final class TLSHandler: ChannelDuplexHandler {
+    package typealias InboundIn = ByteBuffer
+    package typealias InboundOut = ByteBuffer
+    package typealias OutboundIn = ByteBuffer
+    package typealias OutboundOut = ByteBuffer
+
+    private enum State { case idle, handshaking, open, lingering, closed }
+
+    /// Unflushed plaintext up to this size is gathered by copying; beyond, what is there is encrypted early.
+    private static let maximumGatheredBytes = 64 * 1024
+    /// How much a closing connection reads and throws away before it stops waiting for the peer.
+    private static let maximumDiscardedBytes = 1024 * 1024
+
+    private let policy: TLSPolicy
+    private let isServer: Bool
+    private let gate: HandshakeGate?
+    private var session: TLSSession
+    private var state = State.idle
+    private var context: ChannelHandlerContext?
+
+    private var unflushedPlaintext = ByteBuffer()
+    private var unflushedPromises: [EventLoopPromise<Void>] = []
+    /// A flush was asked for before it could be done: during the handshake, or inside a read burst.
+    private var isFlushWanted = false
+    private var isInReadBurst = false
+    private var isCloseWanted = false
+    private var isAtGate = false
+    private var isReadHeld = false
+    private var discardedBytes = 0
+    private var deadline: Scheduled<Void>?
+    private var closePromise: EventLoopPromise<Void>?
+
+    /// - Parameter gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
+    package init(context: TLSContext, gate: HandshakeGate? = nil) {
+        self.policy = context.policy
+        self.isServer = context.role == .server
+        self.gate = gate
+        self.session = TLSSession(context: context)
+    }
+
+    // MARK: Lifecycle
+
+    package func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        if context.channel.isActive { begin(context) }
+    }
+
+    package func handlerRemoved(context: ChannelHandlerContext) {
+        end(with: ChannelError.ioOnClosedChannel)
+        self.context = nil
+    }
+
+    package func channelActive(context: ChannelHandlerContext) {
+        begin(context)
+        context.fireChannelActive()
+    }
+
+    package func channelInactive(context: ChannelHandlerContext) {
+        switch state {
+        case .handshaking: failWithoutPeer(context, handshakeEndError())
+        case .open:
+            session.receiveEnd()
+            var rest = ByteBuffer()
+            if case .failed(let error) = session.read(into: &rest) { failWithoutPeer(context, error) }
+        case .idle, .lingering, .closed: break
+        }
+        end(with: ChannelError.ioOnClosedChannel)
+        context.fireChannelInactive()
+    }
+
+    private func begin(_ context: ChannelHandlerContext) {
+        guard state == .idle else { return }
+        state = .handshaking
+        deadline = context.eventLoop.assumeIsolated().scheduleTask(in: TimeAmount(policy.handshakeTimeout)) { [policy] in
+            self.failWithoutPeer(
+                context,
+                TLSError(
+                    .handshakeTimedOut, "peer", "did not finish the handshake in time", expected: "at most \(policy.handshakeTimeout)"))
+            context.close(promise: nil)
+        }
+        if !isServer { step(context) }
+    }
+
+    // MARK: Inbound
+
+    package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let ciphertext = unwrapInboundIn(data)
+        isInReadBurst = true
+        switch state {
+        case .open:
+            session.receive(ciphertext)
+            readPlaintext(context)
+        case .handshaking:
+            session.receive(ciphertext)
+            askForStep(context)
+        case .lingering:
+            discardedBytes += ciphertext.readableBytes
+            if discardedBytes > Self.maximumDiscardedBytes { finishClosing(context) }
+        case .idle, .closed:
+            break
+        }
+    }
+
+    package func channelReadComplete(context: ChannelHandlerContext) {
+        isInReadBurst = false
+        context.fireChannelReadComplete()
+        endOfBurst(context)
+        if state == .lingering { context.read() }
+    }
+
+    /// What waited for the end of a read burst: one flush for all of it, then the answer to the peer's close_notify.
+    private func endOfBurst(_ context: ChannelHandlerContext) {
+        if isFlushWanted, state == .open { flush(context: context) }
+        if isCloseWanted, state == .open { close(context: context, mode: .all, promise: nil) }
+    }
+
+    private func readPlaintext(_ context: ChannelHandlerContext) {
+        var plaintext = ByteBuffer()
+        let status = session.read(into: &plaintext)
+        if plaintext.readableBytes > 0 { context.fireChannelRead(wrapInboundOut(plaintext)) }
+        guard state == .open else { return }
+        switch status {
+        case .needsCiphertext:
+            // Rare: the answer to a KeyUpdate, or no_renegotiation.
+            if session.hasOutboundCiphertext, unflushedPlaintext.readableBytes == 0 { send(context, promise: nil) }
+        case .closed:
+            isCloseWanted = true
+            if !isInReadBurst { endOfBurst(context) }
+        case .failed(let error):
+            fail(context, error)
+        }
+    }
+
+    package func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        // With half closure allowed the end of the stream arrives as an event, and the channel stays.
+        if let event = event as? ChannelEvent, event == .inputClosed {
+            switch state {
+            case .handshaking:
+                fail(context, handshakeEndError())
+            case .open:
+                session.receiveEnd()
+                readPlaintext(context)
+            case .lingering: finishClosing(context)
+            case .idle, .closed: break
+            }
+        }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    package func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        // The first error is the reason; what the socket says while it dies is not.
+        if state == .lingering || state == .closed { return }
+        context.fireErrorCaught(error)
+    }
+
+    // MARK: Handshake
+
+    private func askForStep(_ context: ChannelHandlerContext) {
+        guard !isAtGate else { return }
+        guard let gate else { return step(context) }
+        // A peer that sends byte after byte gets no turns for it.
+        guard session.hasWholeRecord else { return }
+        switch gate.admit(self) {
+        case .now: step(context)
+        case .later: isAtGate = true
+        case .refused:
+            failWithoutPeer(context, TLSError(.handshakeQueueFull, "server", "too many handshakes wait", remedy: "try again later"))
+            context.close(promise: nil)
+        }
+    }
+
+    /// The gate's turn for this connection. Returns whether there was something to do.
+    func runAdmittedStep() -> Bool {
+        isAtGate = false
+        guard state == .handshaking, let context else { return false }
+        step(context)
+        if isReadHeld {
+            isReadHeld = false
+            context.read()
+        }
+        return true
+    }
+
+    package func read(context: ChannelHandlerContext) {
+        // What arrives before the gate opens would only lie in memory.
+        if isAtGate { isReadHeld = true } else { context.read() }
+    }
+
+    private func step(_ context: ChannelHandlerContext) {
+        let status = session.handshake()
+        switch status {
+        case .needsCiphertext:
+            send(context, promise: nil)
+        case .failed(let error):
+            fail(context, error)
+        case .established(let peer):
+            state = .open
+            deadline?.cancel()
+            deadline = nil
+            // Before the application's first bytes, and together with what it writes now.
+            send(context, promise: nil)
+            context.fireUserInboundEventTriggered(TLSHandshakeCompleted(peer: peer))
+            guard state == .open else { return }
+            if session.unreadCiphertextBytes > 0 {
+                readPlaintext(context)
+                if !isInReadBurst { context.fireChannelReadComplete() }
+            }
+            if !isInReadBurst { endOfBurst(context) }
+        }
+    }
+
+    /// Why a handshake ended with the connection: an alert may be among the last bytes of a server.
+    private func handshakeEndError() -> TLSError {
+        let abandoned = TLSError(.handshakeAbandoned, "peer", "closed the connection before the handshake was over")
+        guard !isServer else { return abandoned }
+        session.receiveEnd()
+        if case .failed(let error) = session.handshake() { return error }
+        return abandoned
+    }
+
+    // MARK: Outbound
+
+    package func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        var plaintext = unwrapOutboundIn(data)
+        switch state {
+        case .idle, .handshaking:
+            guard unflushedPlaintext.readableBytes + plaintext.readableBytes <= policy.maximumEarlyPlaintextBytes else {
+                promise?.fail(TLSError(.tooMuchEarlyPlaintext, "session", "too much was written before the end of the handshake"))
+                return
+            }
+        case .open: break
+        case .lingering, .closed:
+            promise?.fail(ChannelError.ioOnClosedChannel)
+            return
+        }
+        if let promise { unflushedPromises.append(promise) }
+        if unflushedPlaintext.readableBytes == 0 {
+            unflushedPlaintext = plaintext
+        } else if state != .open || unflushedPlaintext.readableBytes + plaintext.readableBytes <= Self.maximumGatheredBytes {
+            unflushedPlaintext.writeBuffer(&plaintext)
+        } else {
+            guard encrypt(context) else { return }
+            unflushedPlaintext = plaintext
+        }
+    }
+
+    package func flush(context: ChannelHandlerContext) {
+        switch state {
+        case .idle, .handshaking:
+            isFlushWanted = true
+        case .open:
+            isFlushWanted = isInReadBurst
+            guard !isInReadBurst, encrypt(context) else { return }
+            send(context, promise: takePromise())
+        case .lingering, .closed:
+            context.flush()
+        }
+    }
+
+    private func encrypt(_ context: ChannelHandlerContext) -> Bool {
+        guard unflushedPlaintext.readableBytes > 0 else { return true }
+        let plaintext = unflushedPlaintext
+        unflushedPlaintext = ByteBuffer()
+        do {
+            try session.write(plaintext)
+            return true
+        } catch {
+            fail(context, error)
+            return false
+        }
+    }
+
+    /// One promise for all writes since the last flush.
+    private func takePromise() -> EventLoopPromise<Void>? {
+        guard let first = unflushedPromises.first else { return nil }
+        for promise in unflushedPromises.dropFirst() { first.futureResult.cascade(to: promise) }
+        unflushedPromises.removeAll(keepingCapacity: true)
+        return first
+    }
+
+    private func send(_ context: ChannelHandlerContext, promise: EventLoopPromise<Void>?) {
+        guard session.hasOutboundCiphertext || promise != nil else { return }
+        context.writeAndFlush(wrapOutboundOut(session.takeOutboundCiphertext()), promise: promise)
+    }
+
+    // MARK: Closing
+
+    package func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+        switch (mode, state) {
+        case (.input, _), (_, .closed), (_, .idle):
+            context.close(mode: mode, promise: promise)
+        case (_, .handshaking):
+            end(with: ChannelError.ioOnClosedChannel)
+            context.close(mode: mode, promise: promise)
+        case (_, .lingering):
+            adopt(promise)
+        case (.output, .open):
+            session.close()
+            send(context, promise: nil)
+            context.close(mode: .output, promise: promise)
+        case (.all, .open):
+            adopt(promise)
+            session.close()
+            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+        }
+    }
+
+    private func adopt(_ promise: EventLoopPromise<Void>?) {
+        guard let promise else { return }
+        if let closePromise { closePromise.futureResult.cascade(to: promise) } else { closePromise = promise }
+    }
+
+    /// The peer is told, then the application, then the connection ends.
+    private func fail(_ context: ChannelHandlerContext, _ error: TLSError) {
+        linger(context, failingWritesWith: error)
+        context.fireErrorCaught(error)
+    }
+
+    /// The peer is past being told anything.
+    private func failWithoutPeer(_ context: ChannelHandlerContext, _ error: TLSError) {
+        guard state != .closed else { return }
+        end(with: error)
+        context.fireErrorCaught(error)
+    }
+
+    private func linger(_ context: ChannelHandlerContext, failingWritesWith error: any Error) {
+        deadline?.cancel()
+        state = .lingering
+        send(context, promise: nil)
+        failWrites(error)
+        let loop = context.eventLoop.assumeIsolated()
+        deadline = loop.scheduleTask(in: TimeAmount(policy.lingerTimeout)) { self.finishClosing(context) }
+        let halfClosed = context.eventLoop.makePromise(of: Void.self)
+        halfClosed.futureResult.assumeIsolated().whenFailure { _ in self.finishClosing(context) }
+        context.close(mode: .output, promise: halfClosed)
+        // Also where reads are asked for by hand the peer's end is to be seen.
+        if state == .lingering { context.read() }
+    }
+
+    private func finishClosing(_ context: ChannelHandlerContext) {
+        guard state == .lingering else { return }
+        state = .closed
+        deadline?.cancel()
+        deadline = nil
+        let promise = closePromise
+        closePromise = nil
+        context.close(mode: .all, promise: promise)
+    }
+
+    /// Nothing more happens on this connection.
+    private func end(with error: any Error) {
+        state = .closed
+        deadline?.cancel()
+        deadline = nil
+        failWrites(error)
+        closePromise?.succeed(())
+        closePromise = nil
+    }
+
+    private func failWrites(_ error: any Error) {
+        unflushedPlaintext = ByteBuffer()
+        let promises = unflushedPromises
+        unflushedPromises = []
+        for promise in promises { promise.fail(error) }
+    }
+}
