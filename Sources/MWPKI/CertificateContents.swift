@@ -52,7 +52,7 @@ struct CertificateContents: Sendable {
         self.notBefore = notBefore
         self.notAfter = notAfter
         keyAlgorithm = unsafe X509_get0_pubkey(x509).map { unsafe KeyAlgorithm(key: $0) } ?? .other("unreadable key")
-        let signature = unsafe SignatureAlgorithm(nid: X509_get_signature_nid(x509))
+        let signature = unsafe SignatureAlgorithm(certificate: x509)
         signatureAlgorithm = signature.name
         signatureIsStrong = signature.isStrong
         alternativeNames = try unsafe AlternativeNames(x509, source: source)
@@ -63,23 +63,34 @@ struct CertificateContents: Sendable {
     }
 }
 
-/// Which hash a signature used.
+/// How a certificate or list is signed.
 struct SignatureAlgorithm {
     let name: String
     let isStrong: Bool
 
-    init(nid: Int32) {
+    private static let strongDigests: Set<Int32> = [
+        NID_sha256, NID_sha384, NID_sha512, NID_sha512_256, NID_sha3_256, NID_sha3_384, NID_sha3_512,
+    ]
+
+    init(certificate x509: OpaquePointer) {
+        let nid = unsafe X509_get_signature_nid(x509)
+        var digest = NID_undef
+        // Unlike the number, this knows the hash inside of the parameters of RSASSA-PSS, which is SHA-1 by default.
+        let isKnown = unsafe X509_get_signature_info(x509, &digest, nil, nil, nil) == 1
+        self.init(nid: nid, digest: isKnown ? digest : NID_undef)
+    }
+
+    init(revocationList crl: OpaquePointer) {
+        let nid = unsafe X509_CRL_get_signature_nid(crl)
+        var digest = NID_undef
+        let isKnown = unsafe OBJ_find_sigid_algs(nid, &digest, nil) == 1
+        self.init(nid: nid, digest: isKnown ? digest : NID_undef)
+    }
+
+    private init(nid: Int32, digest: Int32) {
         name = unsafe OBJ_nid2sn(nid).map { unsafe String(cString: $0) } ?? "unknown"
-        var digest: Int32 = 0
-        var key: Int32 = 0
-        guard unsafe OBJ_find_sigid_algs(nid, &digest, &key) == 1 else {
-            isStrong = false
-            return
-        }
-        // Ed25519 names no digest of its own; RSASSA-PSS has it in its parameters, and its default is SHA-1, which the
-        // security level of a handshake refuses.
-        let strong = [NID_undef, NID_sha256, NID_sha384, NID_sha512, NID_sha512_256, NID_sha3_256, NID_sha3_384, NID_sha3_512]
-        isStrong = strong.contains(digest)
+        // These have a hash of their own inside.
+        isStrong = SignatureAlgorithm.strongDigests.contains(digest) || nid == NID_ED25519 || nid == NID_ED448
     }
 
     /// The fix for a weak one.

@@ -139,7 +139,7 @@ private struct RevocationListContents {
         self.issuer = issuer
         self.thisUpdate = thisUpdate
         self.nextUpdate = nextUpdate
-        signature = unsafe SignatureAlgorithm(nid: X509_CRL_get_signature_nid(crl))
+        signature = unsafe SignatureAlgorithm(revocationList: crl)
         var serialNumbers: Set<String> = []
         if let revoked = unsafe X509_CRL_get_REVOKED(crl) {
             for index in unsafe 0..<COpenSSL_sk_X509_REVOKED_num(revoked) {
