@@ -109,6 +109,10 @@ let package = Package(
             dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWServer", "MWClient", nioCore, nioPosix, argumentParser, logging],
             path: "Tests/mwstorage-echo",
             swiftSettings: settings),
+        // Runs any bytes through the decoders; see scripts/fuzz.
+        .executableTarget(
+            name: "mwstorage-fuzz", dependencies: ["MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", nioCore],
+            path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(
             name: "TestCertificates", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestCertificates",

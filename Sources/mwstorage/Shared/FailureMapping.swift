@@ -1,11 +1,6 @@
-import ArgumentParser
-import MWClient
-import MWKeystore
 import MWPKI
 import MWProtocol
-import MWServer
 import MWStorage
-import MWTLS
 import MWWebSocket
 
 extension CommandFailure {
@@ -13,11 +8,86 @@ extension CommandFailure {
     init(_ error: any Error) {
         switch error {
         case let failure as CommandFailure: self = failure
+        case let error as PKIError: self.init(error)
+        case let error as StorageError: self.init(error)
+        case let error as ProtocolError: self.init(error)
+        case let error as WebSocketError: self.init(error)
         case is CancellationError: self.init(.interrupted, "interrupted", code: "cancelled")
         default:
             self.init(
                 .internalError, "something unexpected happened", why: "\(error)", remedy: "please report it with this message",
                 code: "internal")
         }
+    }
+
+    /// The same failure where the file came from the configuration: 78 in place of 65.
+    var ofConfiguration: CommandFailure {
+        var failure = self
+        if status == .badInput { failure.status = .configurationInvalid }
+        return failure
+    }
+
+    /// Runs `body`; what it finds wrong in files is a fault of the configuration.
+    static func configuration<Value>(_ body: () throws -> Value) throws -> Value {
+        do { return try body() } catch { throw CommandFailure(error).ofConfiguration }
+    }
+
+    /// `seen: …; expected: …` and the reasons below, as far as they are known.
+    private static func why(seen: String?, expected: String?, reasons: [String] = []) -> String? {
+        var parts: [String] = []
+        if let seen { parts.append("seen: \(seen)") }
+        if let expected { parts.append("expected: \(expected)") }
+        parts += reasons
+        return parts.isEmpty ? nil : parts.joined(separator: "; ")
+    }
+
+    private init(_ error: PKIError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .fileUnreadable: LocalFile.exists(error.subject) ? .inputOutput : .inputMissing
+            case .fileUnwritable: .cannotCreateOutput
+            case .filePermissions: .configurationInvalid
+            default: .badInput
+            }
+        self.init(
+            status, "\(error.subject): \(error.what)",
+            why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying),
+            remedy: error.remedy, code: "pki.\(error.code)")
+    }
+
+    private init(_ error: StorageError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .locked, .overloaded, .snapshotLost, .prefixesExhausted, .closed: .outcomeUnknown
+            case .permissionDenied, .diskFull, .readOnly: .cannotCreateOutput
+            case .ioError: .inputOutput
+            case .formatTooNew: .protocolMismatch
+            case .engineMismatch: .configurationInvalid
+            default: .badInput
+            }
+        self.init(
+            status, "\(error.subject): \(error.found)",
+            why: Self.why(seen: nil, expected: error.expected, reasons: error.underlying.map { [$0] } ?? []),
+            remedy: error.remedy, code: "storage.\(error.code)")
+    }
+
+    private init(_ error: ProtocolError) {
+        let isOurs = error.code == .separatorInKey || error.code == .separatorInValue
+        self.init(
+            isOurs ? .badInput : .protocolMismatch, "\(error.subject): \(error.code)",
+            why: Self.why(seen: error.found, expected: error.expected),
+            remedy: error.remedy, code: "protocol.\(error.code)")
+    }
+
+    private init(_ error: WebSocketError) {
+        let status: ExitStatus =
+            switch (error.code, error.isPermanent) {
+            case (.openingRefused, false): .unreachable
+            case (.closingTimedOut, _), (.pongMissed, _): .outcomeUnknown
+            default: .protocolMismatch
+            }
+        self.init(
+            status, "\(error.subject): \(error.what)", why: Self.why(seen: error.found, expected: error.expected), remedy: error.remedy,
+            code: "webSocket.\(error.code)")
     }
 }
