@@ -1,0 +1,128 @@
+import MWPKI
+import MWTLS
+import MWWebSocket
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+
+/// Opens connections: material, name and TCP, TLS, opening handshake, each step with its own deadline.
+struct ClientConnector {
+    let configuration: StorageClientConfiguration
+    let eventLoop: any EventLoop
+
+    /// Begins an attempt. On the event loop only.
+    func connect(to endpoint: Endpoint) -> ConnectionAttempt {
+        let attempt = ConnectionAttempt()
+        // Files are read and keys decoded off the loop: it may serve other connections.
+        let material = self.configuration.identity
+        let verification = self.configuration.verification
+        let policy = TLSPolicy(handshakeTimeout: self.configuration.timeouts.tls)
+        NIOThreadPool.singleton.runIfActive(eventLoop: self.eventLoop) {
+            try TLSContext(client: material.load(), verification: verification.serverVerification(for: endpoint), policy: policy)
+        }
+        .assumeIsolated().whenComplete { result in
+            switch result {
+            case .success(let tls): self.connect(attempt, to: endpoint, tls)
+            case .failure(let error): attempt.complete(.failure(ConnectionError(loading: error)))
+            }
+        }
+        return attempt
+    }
+
+    private func connect(_ attempt: ConnectionAttempt, to endpoint: Endpoint, _ tls: TLSContext) {
+        guard !attempt.isOver else { return }
+        let timeout = self.configuration.timeouts.connect
+        let waterMark = self.configuration.limits.unsentBytes
+        ClientBootstrap(group: self.eventLoop)
+            .connectTimeout(TimeAmount(timeout))
+            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .channelOption(.writeBufferWaterMark, value: .init(low: max(1, waterMark / 2), high: waterMark))
+            .connect(host: endpoint.host, port: endpoint.port)
+            .assumeIsolated().whenComplete { result in
+                switch result {
+                case .success(let channel):
+                    guard !attempt.isOver else { return channel.close(promise: nil) }
+                    self.open(attempt, endpoint, channel, tls)
+                case .failure(ChannelError.connectTimeout(_)):
+                    attempt.complete(.failure(.timedOut(.connect, after: timeout, "\(endpoint)")))
+                case .failure(let error):
+                    attempt.complete(.failure(ConnectionError(error, subject: "\(endpoint)")))
+                }
+            }
+    }
+
+    private func open(_ attempt: ConnectionAttempt, _ endpoint: Endpoint, _ channel: any Channel, _ tls: TLSContext) {
+        var random = SystemRandomNumberGenerator()
+        let handshake = ClientOpeningHandshake(
+            authority: endpoint.authority, target: endpoint.path,
+            nonce: (0..<OpeningHandshake.nonceBytes).map { _ in UInt8.random(in: 0...255, using: &random) })
+        let handler = OpeningHandshakeHandler(
+            endpoint: endpoint, handshake: handshake, timeout: self.configuration.timeouts.upgrade
+        ) { attempt.complete($0) }
+        attempt.channel = channel
+        do {
+            // Only now, and not in the channel's initializer: of several addresses only the one that answered first is worth a handshake.
+            try channel.pipeline.syncOperations.addHandlers(
+                OpeningHandshakeHandler.pipeline(
+                    tls: tls, maximumBytes: self.configuration.limits.maximumOpeningHandshakeBytes, handler))
+        } catch {
+            attempt.complete(.failure(ConnectionError(error, subject: "\(endpoint)")))
+        }
+    }
+}
+
+/// One attempt; ends once, in a connection, in an error, or cancelled.
+final class ConnectionAttempt {
+    private(set) var isOver = false
+    fileprivate var channel: (any Channel)?
+    private var observer: ((Result<OpenedConnection, ConnectionError>) -> Void)?
+
+    /// `observer` is called once, and not from inside of this call.
+    func whenComplete(_ observer: @escaping (Result<OpenedConnection, ConnectionError>) -> Void) { self.observer = observer }
+
+    /// Cuts the attempt off; nobody is told.
+    func cancel() {
+        self.isOver = true
+        self.observer = nil
+        self.channel?.close(promise: nil)
+    }
+
+    fileprivate func complete(_ result: Result<OpenedConnection, ConnectionError>) {
+        guard !self.isOver else {
+            if case .success(let opened) = result { opened.close() }
+            return
+        }
+        self.isOver = true
+        self.channel = nil
+        let observer = self.observer
+        self.observer = nil
+        observer?(result)
+    }
+}
+
+extension StorageClientConfiguration.Verification {
+    /// - Throws: ``ClientError`` with `invalidArgument` for a name or pin that is none.
+    func serverVerification(for endpoint: Endpoint) throws -> ServerVerification {
+        switch self {
+        case .nameFromEndpoint: .name(try Self.serverName(endpoint.host))
+        case .name(let name): .name(try Self.serverName(name))
+        case .pinned(let pins):
+            .pinned(
+                Set(
+                    try pins.map { text in
+                        guard let fingerprint = CertificateFingerprint(text) else {
+                            throw ClientError(
+                                .invalidArgument, subject: "pin \(text)", what: "is not a SHA-256", expected: "64 hexadecimal digits")
+                        }
+                        return fingerprint
+                    }), sni: ServerName(endpoint.host))
+        }
+    }
+
+    private static func serverName(_ text: String) throws -> ServerName {
+        guard let name = ServerName(text) else {
+            throw ClientError.invalid("server name \(text)", "is neither a host name nor an IP address")
+        }
+        return name
+    }
+}
