@@ -48,8 +48,10 @@ enum JKSKeyProtector {
         let check = try checksum(of: pkcs8, passphrase)
         let content = unsafe salt + encrypted.withUnsafeBytes { unsafe [UInt8]($0) } + check.withUnsafeBytes { unsafe [UInt8]($0) }
         return DER.sequence(
-            DER.sequence(DER.objectIdentifier(.jksKeyProtector), DER.null),
-            DER.octets(content))
+            [
+                DER.sequence([DER.objectIdentifier(.jksKeyProtector), DER.null]),
+                DER.octetString(content),
+            ])
     }
 
     /// `input` XOR the keystream.

@@ -39,10 +39,10 @@ struct PKCS12Writer {
         }
         let lists = revocationLists.map { bag(.revocationListBag, typed(.x509RevocationList, $0.derBytes), []) }
         var safes: [[UInt8]] = []
-        if !keys.isEmpty { safes.append(data(DER.sequence(of: keys))) }
-        if !certificates.isEmpty || !lists.isEmpty { safes.append(try encryptedData(DER.sequence(of: certificates + lists))) }
-        let content = DER.sequence(of: safes)
-        return DER.sequence(DER.integer(3), data(content), try macData(of: content))
+        if !keys.isEmpty { safes.append(data(DER.sequence(keys))) }
+        if !certificates.isEmpty || !lists.isEmpty { safes.append(try encryptedData(DER.sequence(certificates + lists))) }
+        let content = DER.sequence(safes)
+        return DER.sequence([DER.integer(3), data(content), try macData(of: content)])
     }
 
     // MARK: - Bags
@@ -51,7 +51,7 @@ struct PKCS12Writer {
         let encrypted = try key.pkcs8.withArray {
             try PasswordEncryption.encrypt($0, passphrase, iterations: iterations, random: random)
         }
-        let info = DER.sequence(encrypted.algorithm, DER.octets(encrypted.ciphertext))
+        let info = DER.sequence([encrypted.algorithm, DER.octetString(encrypted.ciphertext)])
         return bag(.shroudedKeyBag, info, [friendlyName(alias), localKeyID(identifier)])
     }
 
@@ -60,35 +60,36 @@ struct PKCS12Writer {
     }
 
     private func typed(_ type: ObjectIdentifier, _ der: [UInt8]) -> [UInt8] {
-        DER.sequence(DER.objectIdentifier(type), DER.explicit0(DER.octets(der)))
+        DER.sequence([DER.objectIdentifier(type), DER.context(0, constructed: DER.octetString(der))])
     }
 
     private func bag(_ type: ObjectIdentifier, _ value: [UInt8], _ attributes: [[UInt8]]) -> [UInt8] {
-        DER.sequence(of: [DER.objectIdentifier(type), DER.explicit0(value)] + (attributes.isEmpty ? [] : [DER.set(of: attributes)]))
+        DER.sequence(
+            [DER.objectIdentifier(type), DER.context(0, constructed: value)] + (attributes.isEmpty ? [] : [DER.setOf(attributes)]))
     }
 
     private func friendlyName(_ alias: String) -> [UInt8] {
-        DER.sequence(DER.objectIdentifier(.friendlyName), DER.set(of: [DER.bmpString(alias)]))
+        DER.sequence([DER.objectIdentifier(.friendlyName), DER.setOf([DER.bmpString(alias)])])
     }
 
     private func localKeyID(_ identifier: [UInt8]) -> [UInt8] {
-        DER.sequence(DER.objectIdentifier(.localKeyID), DER.set(of: [DER.octets(identifier)]))
+        DER.sequence([DER.objectIdentifier(.localKeyID), DER.setOf([DER.octetString(identifier)])])
     }
 
     private static let trustedKeyUsage = DER.sequence(
-        DER.objectIdentifier(.trustedKeyUsage), DER.set(of: [DER.objectIdentifier(.anyExtendedKeyUsage)]))
+        [DER.objectIdentifier(.trustedKeyUsage), DER.setOf([DER.objectIdentifier(.anyExtendedKeyUsage)])])
 
     // MARK: - Safes
 
     private func data(_ content: [UInt8]) -> [UInt8] {
-        DER.sequence(DER.objectIdentifier(.data), DER.explicit0(DER.octets(content)))
+        DER.sequence([DER.objectIdentifier(.data), DER.context(0, constructed: DER.octetString(content))])
     }
 
     private func encryptedData(_ plaintext: [UInt8]) throws -> [UInt8] {
         let encrypted = try PasswordEncryption.encrypt(plaintext, passphrase, iterations: iterations, random: random)
         let info = DER.sequence(
-            DER.objectIdentifier(.data), encrypted.algorithm, DER.element(DERTag.context0Primitive, encrypted.ciphertext))
-        return DER.sequence(DER.objectIdentifier(.encryptedData), DER.explicit0(DER.sequence(DER.integer(0), info)))
+            [DER.objectIdentifier(.data), encrypted.algorithm, DER.context(0, primitive: encrypted.ciphertext)])
+        return DER.sequence([DER.objectIdentifier(.encryptedData), DER.context(0, constructed: DER.sequence([DER.integer(0), info]))])
     }
 
     private func macData(of content: [UInt8]) throws -> [UInt8] {
@@ -97,7 +98,7 @@ struct PKCS12Writer {
         let key = try Cryptography.pkcs12Derivation(
             algorithm, passphrase.bmp, salt: salt[...], iterations: iterations, purpose: .mac, count: algorithm.count)
         let mac = try Cryptography.hmac(algorithm, key: key, content[...])
-        let digest = DER.sequence(DER.sequence(DER.objectIdentifier(algorithm.identifier), DER.null), DER.octets(mac))
-        return DER.sequence(digest, DER.octets(salt), DER.integer(iterations))
+        let digest = DER.sequence([DER.sequence([DER.objectIdentifier(algorithm.identifier), DER.null]), DER.octetString(mac)])
+        return DER.sequence([digest, DER.octetString(salt), DER.integer(UInt64(iterations))])
     }
 }

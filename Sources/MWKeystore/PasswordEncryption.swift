@@ -120,12 +120,16 @@ struct PasswordEncryption {
             try unsafe Cryptography.encrypt(cipher, key: key, initializationVector: vector, plaintext)
         }
         let derivation = DER.sequence(
-            DER.objectIdentifier(.pbkdf2),
-            DER.sequence(
-                DER.octets(salt), DER.integer(iterations), DER.integer(cipher.keyBytes),
-                DER.sequence(DER.objectIdentifier(.hmacSHA256), DER.null)))
-        let encryption = DER.sequence(DER.objectIdentifier(.aes256CBC), DER.octets(initializationVector))
-        return (DER.sequence(DER.objectIdentifier(.pbes2), DER.sequence(derivation, encryption)), ciphertext)
+            [
+                DER.objectIdentifier(.pbkdf2),
+                DER.sequence(
+                    [
+                        DER.octetString(salt), DER.integer(UInt64(iterations)), DER.integer(UInt64(cipher.keyBytes)),
+                        DER.sequence([DER.objectIdentifier(.hmacSHA256), DER.null]),
+                    ]),
+            ])
+        let encryption = DER.sequence([DER.objectIdentifier(.aes256CBC), DER.octetString(initializationVector)])
+        return (DER.sequence([DER.objectIdentifier(.pbes2), DER.sequence([derivation, encryption])]), ciphertext)
     }
 
     private func derive(_ purpose: Cryptography.Purpose, _ count: Int, _ passphrase: StorePassphrase) throws -> SecretBytes {
