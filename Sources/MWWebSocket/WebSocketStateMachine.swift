@@ -140,3 +140,11 @@ package struct WebSocketStateMachine: ~Copyable {
         frame = nil
     }
 }
+
+extension WebSocketStateMachine {
+    /// Bytes of memory that this connection holds for what the peer sent and has not been delivered.
+    package var heldBytes: Int {
+        input.readableBytes + partialHeader.capacity + partialControl.capacity + message.bytes.capacity
+            + (unansweredPing?.readableBytes ?? 0)
+    }
+}
