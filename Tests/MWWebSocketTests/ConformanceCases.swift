@@ -111,11 +111,11 @@ extension ConformanceCase {
         }
 
     static let sizes: [Self] = [
-        Self("9.1 1 MiB", [.init(1, star(1 << 20))], [.init(1, star(1 << 20))]),
-        Self("9.2 1 MiB", [.binary(Array(repeating: 0xFE, count: 1 << 20))], [.binary(Array(repeating: 0xFE, count: 1 << 20))]),
+        Self("9.1 512 KiB", [.init(1, star(512 << 10))], [.init(1, star(512 << 10))]),
+        Self("9.2 512 KiB", [.binary(Array(repeating: 0xFE, count: 512 << 10))], [.binary(Array(repeating: 0xFE, count: 512 << 10))]),
         Self("9.3 fragments of 64", fragments(1, total: 64 << 10, each: 64), [.init(1, star(64 << 10))]),
-        Self("9.4 fragments of 256", fragments(2, total: 1 << 20, each: 256), [.init(2, star(1 << 20))]),
-        Self("9.4 fragments of 64 KiB", fragments(2, total: 1 << 20, each: 64 << 10), [.init(2, star(1 << 20))]),
+        Self("9.4 fragments of 256", fragments(2, total: 256 << 10, each: 256), [.init(2, star(256 << 10))]),
+        Self("9.4 fragments of 64 KiB", fragments(2, total: 256 << 10, each: 64 << 10), [.init(2, star(256 << 10))]),
         Self(
             "9.7 many small", Array(repeating: .text("0123456789abcdef"), count: 500),
             Array(repeating: .text("0123456789abcdef"), count: 500)),

@@ -6,9 +6,10 @@ import Testing
 struct ConformanceTests {
     @Test("an echo answers as the suite demands", arguments: ConformanceCase.all, WebSocketRole.both)
     func echoes(_ example: ConformanceCase, _ role: WebSocketRole) throws {
+        let received = example.send.map(role.received)
         for slicing in Slicing.allCases {
             let end = EchoEnd(role)
-            for bytes in slicing.cut(example.send.map(role.received)) { end.receive(bytes) }
+            for bytes in slicing.cut(received) { end.receive(bytes) }
             // The reason of a close frame is ours to choose.
             let shortened = end.sent?.map { $0.opcode == 8 ? TestFrame(8, Array($0.payload.prefix(2))) : $0 }
             #expect(shortened == example.expect, "\(slicing)")
@@ -64,7 +65,7 @@ struct TextTests {
     func refuses(_ index: Int) throws {
         for prefix in ["", "a", "12345678", String(repeating: "x", count: 61), "µ"] {
             let text = Array(prefix.utf8) + Self.invalid[index].bytes
-            for cut in 0...text.count {
+            for cut in Set([0, 1, prefix.utf8.count, prefix.utf8.count + 1, text.count]).filter({ $0 <= text.count }) {
                 let frames = [TestFrame(1, Array(text[..<cut]), fin: false), TestFrame(0, Array(text[cut...]))]
                 for slicing in Slicing.allCases {
                     let end = EchoEnd(.server)
@@ -93,13 +94,15 @@ struct TextTests {
     func agreesWithStandardLibrary() {
         var generator = SeededGenerator(state: 6)
         let leads: [UInt8] = [0x41, 0x80, 0x9F, 0xA0, 0xBF, 0xC2, 0xE0, 0xE1, 0xED, 0xF0, 0xF1, 0xF4, 0xF5]
-        for _ in 0..<20_000 {
+        var disagreements: [[UInt8]] = []
+        for _ in 0..<10_000 {
             let ascii = [UInt8](repeating: 0x61, count: Int.random(in: 0...40, using: &generator))
             let odd = (0..<Int.random(in: 0...6, using: &generator)).map { _ in leads.randomElement(using: &generator) ?? 0 }
             let bytes = ascii + odd + ascii.prefix(3)
             var validator = UTF8Validator()
             let isValid = unsafe bytes.withUnsafeBytes { unsafe validator.validate($0) } && validator.isComplete
-            #expect(isValid == (String(validating: bytes, as: UTF8.self) != nil), "\(bytes)")
+            if isValid != (String(validating: bytes, as: UTF8.self) != nil) { disagreements.append(bytes) }
         }
+        #expect(disagreements == [])
     }
 }

@@ -35,7 +35,7 @@ struct FuzzTests {
     func sameHoweverSliced(_ role: WebSocketRole, _ seed: Int) {
         var generator = SeededGenerator(state: UInt64(seed))
         let limits = WebSocketLimits(maximumMessageBytes: 700, maximumFrameBytes: 400, maximumFragments: 5)
-        for round in 0..<500 {
+        for round in 0..<250 {
             let bytes = Self.stream(&generator, role)
             let whole = EchoEnd(role, limits: limits)
             whole.receive(bytes)
@@ -54,9 +54,8 @@ struct FuzzTests {
                     }
                 }
                 sliced.takeEvents()
-                #expect(sliced.events == whole.events, "seed \(seed), round \(round)")
-                #expect(sliced.outbound == whole.outbound, "seed \(seed), round \(round)")
-                #expect(sliced.state == whole.state)
+                let isSame = sliced.events == whole.events && sliced.outbound == whole.outbound && sliced.state == whole.state
+                if !isSame { Issue.record("seed \(seed), round \(round): \(sliced.events) is not \(whole.events)") }
             }
         }
     }
@@ -64,7 +63,7 @@ struct FuzzTests {
     @Test("what is sent is always well formed, and at most one close frame comes last", arguments: WebSocketRole.both, 100..<104)
     func answersAreWellFormed(_ role: WebSocketRole, _ seed: Int) throws {
         var generator = SeededGenerator(state: UInt64(seed))
-        for _ in 0..<500 {
+        for _ in 0..<250 {
             let end = EchoEnd(role)
             end.receive(Self.stream(&generator, role))
             guard let sent = end.sent else {

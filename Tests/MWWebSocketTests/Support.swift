@@ -83,7 +83,8 @@ enum Slicing: CaseIterable, Sendable {
         // Of long streams the first bytes; a debug build takes microseconds for each.
         case .byteAtATime:
             let all = frames.flatMap { $0 }
-            return all.prefix(Self.longestBytewise).map { [$0] } + [Array(all.dropFirst(Self.longestBytewise))]
+            let rest = Array(all.dropFirst(Self.longestBytewise))
+            return all.prefix(Self.longestBytewise).map { [$0] } + (rest.isEmpty ? [] : [rest])
         case .odd:
             let all = frames.flatMap { $0 }
             return stride(from: 0, to: all.count, by: 997).map { Array(all[$0..<min($0 + 997, all.count)]) }
