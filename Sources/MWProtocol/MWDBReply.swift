@@ -36,8 +36,8 @@ extension MWDBReply {
         _ value: UnsafeRawBufferPointer?, isFirst: Bool, to buffer: inout ByteBuffer
     ) throws(ProtocolError) {
         if !isFirst { buffer.writeInteger(mwdbSeparator) }
-        guard let value = unsafe value, let base = value.baseAddress, value.count > 0 else { return }
-        guard unsafe memchr(base, Int32(mwdbSeparator), value.count) == nil else {
+        guard let value = unsafe value else { return }
+        guard unsafe self.canSay(value) else {
             throw ProtocolError(
                 .separatorInValue, "stored value", expected: "no '#' in it",
                 remedy: "mwDB's protocol cannot carry this value: read it in process or through another protocol")
@@ -66,8 +66,19 @@ extension MWDBReply {
     /// Appends a FORCE_RELOAD that carries a whole put stream.
     package static func writeForceReload(_ pairs: MWDBPairs, to buffer: inout ByteBuffer) {
         buffer.writeImmutableBuffer(pairs.bytes)
+        self.writeForceReloadTrailer(to: &buffer)
+    }
+
+    /// Ends a FORCE_RELOAD after its put stream.
+    package static func writeForceReloadTrailer(to buffer: inout ByteBuffer) {
         buffer.writeInteger(mwdbSeparator)
         buffer.writeInteger(MWDBReplyType.forceReload.rawValue)
+    }
+
+    /// Whether these bytes can be a key or a value in this protocol: it has no way to say a separator.
+    package static func canSay(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard let base = bytes.baseAddress, bytes.count > 0 else { return true }
+        return unsafe memchr(base, Int32(mwdbSeparator), bytes.count) == nil
     }
 
     private static func writeTrailer(_ type: MWDBReplyType, id: RequestID, to buffer: inout ByteBuffer) {

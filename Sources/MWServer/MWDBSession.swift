@@ -1,0 +1,299 @@
+internal import DequeModule
+internal import Logging
+internal import MWProtocol
+internal import MWStorage
+internal import MWWebSocket
+internal import NIOCore
+
+/// One client that speaks mwDB's protocol: requests to storage, outcomes to replies, and when it may be told to reload.
+///
+/// Order: replies find their requests by id, and may overtake each other. What is promised: a get sees every write that the same client sent
+/// before it, acknowledged or not. Such a get waits for these writes; a write waits for nothing, so that many share a commit.
+final class MWDBSession: SessionDelegate {
+    private let storage: StorageLoop
+
+    /// Writes handed to storage, and those of them whose outcome came; outcomes come in order.
+    private var writesSubmitted: UInt64 = 0
+    private var writesEnded: UInt64 = 0
+    private var waitingGets = Deque<WaitingGet>()
+    private var waitingGetBytes = 0
+    private var hasUnflushedWrites = false
+
+    private var hasAnsweredFirst = false
+    /// Requests with id 0 that are not answered: the original client would take a FORCE_RELOAD for their answer.
+    private var zeroInFlight = 0
+    private var deferredReloads: [ByteBuffer] = []
+    private var deferredReloadBytes = 0
+
+    private var nextFailureLog: NIODeadline?
+    private var unloggedFailures = 0
+
+    private struct WaitingGet {
+        let keys: MWDBElements
+        let id: RequestID
+        /// Answered once so many writes have ended.
+        let after: UInt64
+    }
+
+    /// Between two log lines about failed requests of one connection: a full disk must not fill another with logs.
+    private static let failureLogInterval = TimeAmount.seconds(1)
+
+    init(on storage: StorageLoop) { self.storage = storage }
+
+    // MARK: Requests
+
+    func messageReceived(_ opcode: MessageOpcode, _ payload: ByteBuffer, in session: SessionHandler) {
+        guard opcode == .binary else {
+            return session.close(.unsupportedMessage, CloseCode.unsupportedData.rawValue, "mwDB's protocol has binary messages only")
+        }
+        let request: MWDBRequest
+        do throws(ProtocolError) {
+            request = try MWDBRequest(message: payload)
+        } catch {
+            return self.refused(error, in: session)
+        }
+        switch request {
+        case .get(let keys, let id): self.get(keys, id, in: session)
+        case .put(let pairs, let id): self.put(pairs, id, in: session)
+        case .remove(let keys, let id): self.remove(keys, id, in: session)
+        case .prefix(let id): self.allocatePrefix(id, in: session)
+        }
+    }
+
+    private func refused(_ error: ProtocolError, in session: SessionHandler) {
+        self.logFailure("\(error)", in: session)
+        guard let failed = error.failedRequest else {
+            return session.close(.unsupportedMessage, error.closeCode, error.closeReason)
+        }
+        self.answer(failed.type, isDone: false, failed.id, in: session)
+    }
+
+    private func get(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
+        self.storage.loop.counters.getRequests &+= 1
+        guard self.writesEnded == self.writesSubmitted else {
+            // A copy: the slice would hold everything that came in the same read.
+            let copy = MWDBElements(bytes: ByteBuffer(bytes: keys.bytes.readableBytesView))
+            self.waitingGets.append(WaitingGet(keys: copy, id: id, after: self.writesSubmitted))
+            self.waitingGetBytes += copy.bytes.readableBytes
+            self.started(id, in: session)
+            if self.waitingGetBytes > session.loop.limits.maximumMessageBytes { session.hold(.waitingGets) }
+            return
+        }
+        self.answerGet(keys, id, in: session)
+        self.answered(in: session)
+    }
+
+    private func put(_ pairs: MWDBPairs, _ id: RequestID, in session: SessionHandler) {
+        self.storage.loop.counters.putRequests &+= 1
+        guard !pairs.isEmpty else { return self.answer(.put, isDone: true, id, in: session) }
+        self.write(.put, id, in: session) { (batch) throws(StorageError) in
+            var failure: StorageError?
+            unsafe pairs.forEach { key, value in
+                guard failure == nil else { return }
+                do throws(StorageError) { try unsafe batch.put(key: key, value: value) } catch { failure = error }
+            }
+            if let failure { throw failure }
+        }
+    }
+
+    private func remove(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
+        self.storage.loop.counters.removeRequests &+= 1
+        guard keys.bytes.readableBytes > 0 else { return self.answer(.remove, isDone: true, id, in: session) }
+        self.write(.remove, id, in: session) { (batch) throws(StorageError) in
+            var failure: StorageError?
+            unsafe keys.forEach { key in
+                guard failure == nil else { return }
+                do throws(StorageError) { try unsafe batch.remove(key: key) } catch { failure = error }
+            }
+            if let failure { throw failure }
+        }
+    }
+
+    private func write(
+        _ type: MWDBReplyType, _ id: RequestID, in session: SessionHandler,
+        _ body: (inout WriteBatch) throws(StorageError) -> Void
+    ) {
+        do throws(StorageError) {
+            try self.storage.submit(PendingRequest(self, session, type, id), body)
+        } catch {
+            self.logFailure("\(error)", in: session)
+            return self.answer(type, isDone: false, id, in: session)
+        }
+        self.writesSubmitted &+= 1
+        self.hasUnflushedWrites = true
+        self.started(id, in: session)
+    }
+
+    private func allocatePrefix(_ id: RequestID, in session: SessionHandler) {
+        self.storage.loop.counters.prefixRequests &+= 1
+        do throws(StorageError) {
+            try self.storage.allocatePrefix(PendingRequest(self, session, .prefix, id))
+            self.hasUnflushedWrites = true
+            self.started(id, in: session)
+        } catch {
+            self.failed(error, in: session)
+        }
+    }
+
+    func readBurstEnded(in session: SessionHandler) {
+        guard self.hasUnflushedWrites else { return }
+        self.hasUnflushedWrites = false
+        // Outcomes are under way, so there will be a moment to go on.
+        if self.storage.isCongested { self.storage.holdUntilUncongested(session) }
+    }
+
+    func sessionEnded(_ session: SessionHandler) {
+        self.waitingGets = []
+        self.deferredReloads = []
+        self.storage.sessionEnded()
+    }
+
+    // MARK: Outcomes
+
+    /// What storage made of a request that this session had handed to it.
+    func requestEnded(_ type: MWDBReplyType, _ id: RequestID, _ result: CommitOutcome.Result, in session: SessionHandler) {
+        switch result {
+        case .written: self.sendOutcome(type, isDone: true, id, in: session)
+        case .prefix(let prefix): session.send(.binary, expectedBytes: 32) { MWDBReply.writePrefix(prefix, id: id, to: &$0) }
+        case .failed(let error) where type == .prefix: self.failed(error, in: session)
+        case .failed(let error):
+            self.logFailure("\(error)", in: session)
+            self.sendOutcome(type, isDone: false, id, in: session)
+        }
+        if type != .prefix { self.writesEnded &+= 1 }
+        self.ended(id, in: session)
+        self.answerWaitingGets(in: session)
+        self.answered(in: session)
+    }
+
+    private func answerWaitingGets(in session: SessionHandler) {
+        while let get = self.waitingGets.first, get.after <= self.writesEnded {
+            self.waitingGets.removeFirst()
+            self.waitingGetBytes -= get.keys.bytes.readableBytes
+            self.answerGet(get.keys, get.id, in: session)
+            self.ended(get.id, in: session)
+        }
+        if self.waitingGetBytes <= session.loop.limits.maximumMessageBytes { session.release(.waitingGets) }
+    }
+
+    // MARK: Replies
+
+    /// Reads every key where it is, straight into the outbound buffer.
+    private func answerGet(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
+        let storage = self.storage.storage
+        let maximumBytes = session.loop.limits.maximumMessageBytes
+        var keysRead: UInt64 = 0
+        do throws(GetFailure) {
+            try session.send(.binary) { (buffer) throws(GetFailure) in
+                let start = buffer.writerIndex
+                var failure: GetFailure?
+                unsafe keys.forEach { key in
+                    guard failure == nil else { return }
+                    do throws(StorageError) {
+                        let written = try unsafe storage.withValue(forKey: key) { value -> Result<Void, ProtocolError> in
+                            Result { () throws(ProtocolError) in
+                                try unsafe MWDBReply.writeValue(value, isFirst: keysRead == 0, to: &buffer)
+                            }
+                        }
+                        if case .failure(let error) = written { failure = .message(error) }
+                    } catch {
+                        failure = .storage(error)
+                    }
+                    keysRead += 1
+                    if buffer.writerIndex - start > maximumBytes { failure = .tooBig(maximumBytes) }
+                }
+                if let failure { throw failure }
+                MWDBReply.writeGetTrailer(id: id, to: &buffer)
+            }
+            session.loop.counters.keysRead &+= keysRead
+        } catch {
+            switch error {
+            case .storage(let error): self.failed(error, in: session)
+            case .message(let error):
+                self.logFailure("\(error)", in: session)
+                session.close(.storageFailure, error.closeCode, error.closeReason)
+            case .tooBig(let limit):
+                session.close(
+                    .answerTooBig, CloseCode.messageTooBig.rawValue,
+                    "the answer to request \(id) is over \(limit) bytes: ask for fewer keys")
+            }
+        }
+    }
+
+    private enum GetFailure: Error {
+        case storage(StorageError)
+        case message(ProtocolError)
+        case tooBig(Int)
+    }
+
+    private func sendOutcome(_ type: MWDBReplyType, isDone: Bool, _ id: RequestID, in session: SessionHandler) {
+        if !isDone { session.loop.counters.failedRequests &+= 1 }
+        session.send(.binary, expectedBytes: 32) { MWDBReply.writeOutcome(type, isDone: isDone, id: id, to: &$0) }
+    }
+
+    /// Answers a request at once.
+    private func answer(_ type: MWDBReplyType, isDone: Bool, _ id: RequestID, in session: SessionHandler) {
+        self.sendOutcome(type, isDone: isDone, id, in: session)
+        self.answered(in: session)
+    }
+
+    /// There is no answer in this protocol for a request that failed here.
+    private func failed(_ error: StorageError, in session: SessionHandler) {
+        session.loop.counters.failedRequests &+= 1
+        self.logFailure("\(error)", in: session)
+        session.close(.storageFailure, session.loop.closeCodes.storageFailure, "\(error)")
+    }
+
+    private func started(_ id: RequestID, in session: SessionHandler) {
+        if id == .zero { self.zeroInFlight += 1 }
+        session.requestStarted()
+    }
+
+    private func ended(_ id: RequestID, in session: SessionHandler) {
+        if id == .zero { self.zeroInFlight -= 1 }
+        session.requestEnded()
+    }
+
+    /// An answer has been written: what had to wait for it follows.
+    private func answered(in session: SessionHandler) {
+        self.hasAnsweredFirst = true
+        guard !self.deferredReloads.isEmpty, self.zeroInFlight == 0 else { return }
+        for frames in self.deferredReloads { session.sendShared(frames: frames) }
+        self.deferredReloads = []
+        self.deferredReloadBytes = 0
+    }
+
+    // MARK: FORCE_RELOAD
+
+    /// Other clients put something: tells the client, at once or as soon as it cannot mistake it for an answer.
+    func reload(frames: ByteBuffer, in session: SessionHandler) {
+        guard session.isOpen, frames.readableBytes > 0 else { return }
+        let unsent = session.unsentBytes + self.deferredReloadBytes + frames.readableBytes
+        guard unsent <= session.loop.limits.maximumUnsentBytes else {
+            self.deferredReloads = []
+            return session.closeAsSlowReader("over \(session.loop.limits.maximumUnsentBytes) bytes of changes are not taken")
+        }
+        if self.hasAnsweredFirst && self.zeroInFlight == 0 {
+            session.loop.counters.forceReloadsSent &+= 1
+            session.sendShared(frames: frames)
+        } else {
+            session.loop.counters.forceReloadsDeferred &+= 1
+            self.deferredReloads.append(frames)
+            self.deferredReloadBytes += frames.readableBytes
+        }
+    }
+
+    // MARK: Log
+
+    private func logFailure(_ reason: String, in session: SessionHandler) {
+        let now = session.loop.now
+        if let next = self.nextFailureLog, now < next {
+            self.unloggedFailures += 1
+            return
+        }
+        session.loop.log(
+            session.info, level: .warning, "request failed", ["reason": "\(reason)", "unlogged": "\(self.unloggedFailures)"])
+        self.unloggedFailures = 0
+        self.nextFailureLog = now + Self.failureLogInterval
+    }
+}

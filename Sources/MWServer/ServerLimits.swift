@@ -1,0 +1,74 @@
+/// What one server allows its peers, each limit with its unit, its default, and what happens when it is reached.
+public struct ServerLimits: Sendable, Hashable {
+    /// From accepting the TCP connection to the 101, TLS included. Then the connection is closed: a peer that stalls costs no more than this.
+    public var openingTimeout: Duration = .seconds(5)
+
+    /// Bytes of the opening handshake's request line and header fields. More is answered with 431. 16 KiB: no browser or library sends more.
+    public var maximumHeaderBytes = 16 * 1024
+
+    /// Bytes of one message, however it is fragmented. A larger one closes with 1009 and nothing of it is stored. 16 MiB: a save of many
+    /// thousand nodes. An answer over it is not sent either.
+    public var maximumMessageBytes = 16 * 1024 * 1024
+
+    /// Bytes of one frame; `nil` is the message limit. A larger one closes with 1009.
+    public var maximumFrameBytes: Int?
+
+    /// Fragments of one message. More close with 1009: empty fragments cost their sender nothing.
+    public var maximumFragments = 4_096
+
+    /// Silence of a peer before it is pinged: below the 30 to 60 s after which middleboxes forget a connection.
+    public var pingInterval: Duration = .seconds(20)
+
+    /// How long a pinged peer may stay silent. Then the connection is closed with 1011.
+    public var pongTimeout: Duration = .seconds(20)
+
+    /// From our close frame to the peer's. Then the TCP connection is closed.
+    public var closingTimeout: Duration = .seconds(10)
+
+    /// Requests of one connection that are not answered yet. At the limit nothing more is read from it until one is.
+    public var maximumRequestsInFlight = 1_024
+
+    /// Bytes for one connection that the network has not taken yet. Over it nothing more is read from that connection.
+    public var maximumUnsentBytes = 16 * 1024 * 1024
+
+    /// How long a connection may stay over ``maximumUnsentBytes``. Then it is closed with 1013.
+    public var unsentTimeout: Duration = .seconds(30)
+
+    /// Open connections. The next opening handshake is answered with 503.
+    public var maximumConnections = 10_000
+
+    /// Open connections that present the same certificate. The next opening handshake is answered with 503.
+    public var maximumConnectionsPerCertificate = 1_000
+
+    /// Age at which a connection is drained with 1001, for example to make clients meet a new policy; `nil` is never.
+    public var connectionLifetime: Duration?
+
+    /// TLS handshake steps that run on one event loop before its other connections get their turn. A full handshake costs 1.5 ms of CPU in
+    /// two or three steps; with 1, nobody waits longer than half a millisecond for somebody else's.
+    public var maximumHandshakeStepsPerTurn = 1
+
+    /// Handshake steps of one event loop that may wait for their turn. More connections are closed: they would miss ``openingTimeout`` anyway.
+    public var maximumWaitingHandshakes = 4_096
+
+    public init() {}
+}
+
+/// The WebSocket close code for each reason to end a connection that is not the peer's breach of the protocol (RFC 6455 §7.4).
+public struct ServerCloseCodes: Sendable, Hashable {
+    /// The server stops: 1001, going away.
+    public var stop: UInt16 = 1001
+    /// The server restarts: 1012, so that clients come back at once.
+    public var restart: UInt16 = 1012
+    /// The connection reached ``ServerLimits/connectionLifetime``: 1001.
+    public var lifetime: UInt16 = 1001
+    /// The peer does not answer pings: 1011.
+    public var missedPong: UInt16 = 1011
+    /// The peer does not take what is sent to it: 1013, try again later.
+    public var slowReader: UInt16 = 1013
+    /// A stored value could not be read: 1011.
+    public var storageFailure: UInt16 = 1011
+
+    public init() {}
+
+    var all: [UInt16] { [self.stop, self.restart, self.lifetime, self.missedPong, self.slowReader, self.storageFailure] }
+}

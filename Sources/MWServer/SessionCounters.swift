@@ -1,0 +1,96 @@
+internal import MWTLS
+internal import Metrics
+
+/// What one event loop counted since it was last published: plain integers, so that the hot path takes no lock.
+package struct SessionCounters: Sendable {
+    package var receivedBytes: UInt64 = 0
+    package var sentBytes: UInt64 = 0
+    package var connectionsAccepted: UInt64 = 0
+    package var connectionsOpened: UInt64 = 0
+    /// By ``SessionEnd/Cause``.
+    package var connectionsClosed: [SessionEnd.Cause: UInt64] = [:]
+    /// By outcome: `completed`, or the code of the TLS error.
+    package var handshakes: [String: UInt64] = [:]
+    /// By HTTP status.
+    package var openingsRefused: [Int: UInt64] = [:]
+    package var openingsTimedOut: UInt64 = 0
+
+    package var getRequests: UInt64 = 0
+    package var putRequests: UInt64 = 0
+    package var removeRequests: UInt64 = 0
+    package var prefixRequests: UInt64 = 0
+    package var failedRequests: UInt64 = 0
+    package var keysRead: UInt64 = 0
+    package var forceReloadsSent: UInt64 = 0
+    package var forceReloadsDeferred: UInt64 = 0
+    /// Requests of this loop in each commit that told it of outcomes.
+    package var commitBatches: UInt64 = 0
+    package var commitBatchRequests: UInt64 = 0
+
+    package init() {}
+}
+
+/// The server's metrics: names as Prometheus wants them, no label without a bound.
+///
+/// Each event loop hands its ``SessionCounters`` over about twice a second.
+struct ServerMetrics: Sendable {
+    private let receivedBytes = Counter(label: "mwstorage_received_bytes_total")
+    private let sentBytes = Counter(label: "mwstorage_sent_bytes_total")
+    private let accepted = Counter(label: "mwstorage_connections_accepted_total")
+    private let opened = Counter(label: "mwstorage_connections_opened_total")
+    private let openingsTimedOut = Counter(label: "mwstorage_openings_timed_out_total")
+    private let get = Counter(label: "mwstorage_requests_total", dimensions: [("type", "get")])
+    private let put = Counter(label: "mwstorage_requests_total", dimensions: [("type", "put")])
+    private let remove = Counter(label: "mwstorage_requests_total", dimensions: [("type", "remove")])
+    private let prefix = Counter(label: "mwstorage_requests_total", dimensions: [("type", "prefix")])
+    private let failed = Counter(label: "mwstorage_requests_failed_total")
+    private let keysRead = Counter(label: "mwstorage_keys_read_total")
+    private let forceReloads = Counter(label: "mwstorage_force_reloads_total")
+    private let forceReloadsDeferred = Counter(label: "mwstorage_force_reloads_deferred_total")
+    private let commitBatches = Counter(label: "mwstorage_commit_batches_total")
+    private let commitBatchRequests = Counter(label: "mwstorage_commit_batch_requests_total")
+    private let connections = Gauge(label: "mwstorage_connections")
+    private let certificateExpiry = Gauge(label: "mwstorage_server_certificate_not_after_timestamp_seconds")
+    private let reloadsDone = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "done")])
+    private let reloadsFailed = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "failed")])
+
+    func publish(_ counters: SessionCounters) {
+        self.receivedBytes.add(counters.receivedBytes)
+        self.sentBytes.add(counters.sentBytes)
+        self.accepted.add(counters.connectionsAccepted)
+        self.opened.add(counters.connectionsOpened)
+        self.openingsTimedOut.add(counters.openingsTimedOut)
+        self.get.add(counters.getRequests)
+        self.put.add(counters.putRequests)
+        self.remove.add(counters.removeRequests)
+        self.prefix.add(counters.prefixRequests)
+        self.failed.add(counters.failedRequests)
+        self.keysRead.add(counters.keysRead)
+        self.forceReloads.add(counters.forceReloadsSent)
+        self.forceReloadsDeferred.add(counters.forceReloadsDeferred)
+        self.commitBatches.add(counters.commitBatches)
+        self.commitBatchRequests.add(counters.commitBatchRequests)
+        // Rare, and bounded by the causes, codes and statuses there are.
+        for (cause, count) in counters.connectionsClosed {
+            Counter(label: "mwstorage_connections_closed_total", dimensions: [("cause", cause.rawValue)]).add(count)
+        }
+        for (outcome, count) in counters.handshakes {
+            Counter(label: "mwstorage_handshakes_total", dimensions: [("outcome", outcome)]).add(count)
+        }
+        for (status, count) in counters.openingsRefused {
+            Counter(label: "mwstorage_openings_refused_total", dimensions: [("status", "\(status)")]).add(count)
+        }
+    }
+
+    func connectionsChanged(to count: Int) { self.connections.record(count) }
+
+    func reloaded(isDone: Bool) { (isDone ? self.reloadsDone : self.reloadsFailed).increment() }
+
+    func certificateLoaded(notAfter secondsSince1970: Int64) { self.certificateExpiry.record(secondsSince1970) }
+}
+
+extension Counter {
+    fileprivate func add(_ count: UInt64) {
+        if count > 0 { self.increment(by: Int64(clamping: count)) }
+    }
+}

@@ -1,0 +1,362 @@
+internal import Logging
+package import MWWebSocket
+package import NIOCore
+
+/// One WebSocket session on its event loop: drives the frame machine, hands messages to its delegate, and sends what the delegate writes.
+///
+///     read burst ─▶ machine ─▶ delegate ─▶ outbound buffer ─▶ one write and flush
+///
+/// It is responsible for: one write for each read burst; holding back reading while too much is unanswered or unsent; pings, and the closing
+/// handshake, with their deadlines (``SessionLoop`` calls ``ticked(_:)``); the one log line about the end. It knows nothing of the messages'
+/// meaning. Everything here runs on the connection's event loop.
+package final class SessionHandler: ChannelDuplexHandler {
+    package typealias InboundIn = ByteBuffer
+    package typealias OutboundIn = Never
+    package typealias OutboundOut = ByteBuffer
+
+    private enum Phase {
+        case open
+        /// Our close frame is out; the peer's, or the deadline, ends it.
+        case closing(NIODeadline)
+        case ended
+    }
+
+    /// Why nothing more is taken from the peer at the moment.
+    package struct Holds: OptionSet, Sendable {
+        package let rawValue: UInt8
+        package init(rawValue: UInt8) { self.rawValue = rawValue }
+
+        /// ``ServerLimits/maximumRequestsInFlight``
+        static let requestsInFlight = Holds(rawValue: 1)
+        /// ``ServerLimits/maximumUnsentBytes``
+        static let unsentBytes = Holds(rawValue: 2)
+        /// No new requests; the session closes when those in flight are answered.
+        static let draining = Holds(rawValue: 4)
+        /// The disk is slower than the network.
+        package static let congestion = Holds(rawValue: 8)
+        /// Reads that wait for writes hold too many bytes of keys.
+        package static let waitingGets = Holds(rawValue: 16)
+    }
+
+    /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
+    private static let flushThresholdBytes = 256 * 1024
+
+    package let info: SessionInfo
+    package let loop: SessionLoop
+    /// Requests that were taken and are not answered yet.
+    package private(set) var requestsInFlight = 0
+    /// Where ``SessionLoop`` keeps it.
+    var index = 0
+    var isScheduledForFlush = false
+    var isScheduledForResume = false
+
+    let delegate: any SessionDelegate
+    private var machine: WebSocketStateMachine
+    private var context: ChannelHandlerContext?
+    private var phase = Phase.open
+    private var end: SessionEnd?
+    private var holds: Holds = []
+    private var outbound = ByteBuffer()
+    private var hasUntakenBytes = false
+    private var isTaking = false
+    private var isInReadBurst = false
+    private var isCloseDue = false
+    private var hasEnded = false
+    private var owesRead = false
+    private let openedAt: NIODeadline
+    private var lastHeard: NIODeadline
+    private var pingedAt: NIODeadline?
+    private var unwritableSince: NIODeadline?
+
+    package init(_ info: SessionInfo, on loop: SessionLoop, delegate: any SessionDelegate) {
+        self.info = info
+        self.loop = loop
+        self.delegate = delegate
+        self.machine = WebSocketStateMachine(role: .server, limits: loop.webSocketLimits)
+        self.openedAt = loop.now
+        self.lastHeard = loop.now
+    }
+
+    package func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        self.loop.sessionOpened(self)
+        if !context.channel.isActive { self.connectionEnded() }
+    }
+
+    package func handlerRemoved(context: ChannelHandlerContext) {
+        self.connectionEnded()
+        self.context = nil
+    }
+
+    // MARK: Reading
+
+    package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let bytes = self.unwrapInboundIn(data)
+        self.loop.counters.receivedBytes &+= UInt64(bytes.readableBytes)
+        self.lastHeard = self.loop.now
+        self.pingedAt = nil
+        // What came before is taken first, and this one when the burst ends: by then the machine alone holds the buffer, and can unmask in
+        // place.
+        self.isInReadBurst = true
+        if self.hasUntakenBytes { self.takeMessages() }
+        self.machine.bytesReceived(bytes)
+        self.hasUntakenBytes = true
+    }
+
+    package func channelReadComplete(context: ChannelHandlerContext) {
+        self.isInReadBurst = false
+        self.takeMessages()
+        self.delegate.readBurstEnded(in: self)
+        self.flush()
+        if self.isCloseDue { self.closeTransport() }
+    }
+
+    package func read(context: ChannelHandlerContext) {
+        if self.isReading { context.read() } else { self.owesRead = true }
+    }
+
+    private var isReading: Bool {
+        if case .open = self.phase { return self.holds.isEmpty }
+        return true
+    }
+
+    private func takeMessages() {
+        guard !self.isTaking else { return }
+        self.isTaking = true
+        while self.isReading, let event = self.machine.nextEvent(outbound: &self.outbound) {
+            switch event {
+            case .message(let opcode, let payload): self.delegate.messageReceived(opcode, payload, in: self)
+            case .ping, .pong: break
+            case .closeReceived(let code, let reason): self.closeReceived(code, reason)
+            case .violation(let error): self.violated(error)
+            }
+            if self.outbound.readableBytes >= Self.flushThresholdBytes { self.flush() }
+        }
+        self.isTaking = false
+        if self.isReading { self.hasUntakenBytes = false }
+    }
+
+    private func resume() {
+        guard self.isReading else { return }
+        self.takeMessages()
+        self.delegate.readBurstEnded(in: self)
+        self.flush()
+        if self.owesRead && self.isReading {
+            self.owesRead = false
+            self.context?.read()
+        }
+    }
+
+    /// Takes nothing more from the peer until ``release(_:)``.
+    package func hold(_ reason: Holds) { self.holds.insert(reason) }
+
+    /// The reason is over: goes on where it stopped, if there is no other.
+    package func release(_ reason: Holds) {
+        guard self.holds.contains(reason) else { return }
+        self.holds.remove(reason)
+        self.resume()
+    }
+
+    /// A request was taken that is answered later.
+    package func requestStarted() {
+        self.requestsInFlight += 1
+        if self.requestsInFlight >= self.loop.limits.maximumRequestsInFlight { self.hold(.requestsInFlight) }
+    }
+
+    /// Its answer has been written.
+    package func requestEnded() {
+        self.requestsInFlight -= 1
+        if self.requestsInFlight == 0, self.holds.contains(.draining), let end = self.end {
+            self.end = nil
+            self.close(end)
+        }
+        if self.holds.contains(.requestsInFlight), self.requestsInFlight < self.loop.limits.maximumRequestsInFlight {
+            // Goes on once everything that ends now has ended.
+            self.holds.remove(.requestsInFlight)
+            self.loop.scheduleResume(self)
+        }
+    }
+
+    /// What ``SessionLoop`` calls for a session that ``requestEnded()`` had scheduled.
+    func resumeIfReading() { self.resume() }
+
+    // MARK: Writing
+
+    /// Appends a message whose payload `body` writes straight into the outbound buffer; nothing is appended when it throws.
+    /// It leaves with everything else of this burst.
+    package func send<Failure: Error>(
+        _ opcode: MessageOpcode, expectedBytes: Int = 1024, _ body: (inout ByteBuffer) throws(Failure) -> Void
+    ) throws(Failure) {
+        guard !self.hasEnded else { return }
+        self.prepareOutbound()
+        try self.machine.writeMessage(opcode, to: &self.outbound, expectedBytes: expectedBytes, body)
+    }
+
+    /// Appends a message.
+    package func send(_ opcode: MessageOpcode, _ payload: ByteBuffer) {
+        guard !self.hasEnded else { return }
+        self.prepareOutbound()
+        self.machine.writeMessage(opcode, payload, to: &self.outbound)
+    }
+
+    /// Sends whole frames that others are sent too, after everything written so far: the bytes are shared, not copied.
+    package func sendShared(frames: ByteBuffer) {
+        guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
+        self.writeOutbound(context)
+        self.loop.counters.sentBytes &+= UInt64(frames.readableBytes)
+        context.write(self.wrapOutboundOut(frames), promise: nil)
+        self.loop.scheduleFlush(self)
+    }
+
+    /// Whether a message can still be sent.
+    package var isOpen: Bool { self.machine.state == .open }
+
+    /// Bytes that the network has not taken yet.
+    package var unsentBytes: Int {
+        let buffered = try? self.context?.channel.syncOptions?.getOption(.bufferedWritableBytes)
+        return (buffered ?? 0) + self.outbound.readableBytes
+    }
+
+    private func prepareOutbound() {
+        if self.outbound.storageCapacity == 0 { self.outbound = self.loop.takeBuffer() }
+        if !self.isTaking { self.loop.scheduleFlush(self) }
+    }
+
+    /// Hands everything written so far to the network.
+    package func flush() {
+        guard let context = self.context else { return }
+        let hasOutbound = self.outbound.readableBytes > 0
+        guard hasOutbound || self.isScheduledForFlush else { return }
+        self.writeOutbound(context)
+        context.flush()
+    }
+
+    private func writeOutbound(_ context: ChannelHandlerContext) {
+        guard self.outbound.readableBytes > 0 else { return }
+        self.loop.counters.sentBytes &+= UInt64(self.outbound.readableBytes)
+        context.write(self.wrapOutboundOut(self.outbound), promise: nil)
+        self.loop.giveBack(&self.outbound)
+    }
+
+    package func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable {
+            self.unwritableSince = nil
+            self.machine.isOutputBackedUp = false
+            if self.machine.writePendingPong(to: &self.outbound) { self.flush() }
+            self.release(.unsentBytes)
+        } else {
+            self.unwritableSince = self.unwritableSince ?? self.loop.now
+            self.machine.isOutputBackedUp = true
+            self.hold(.unsentBytes)
+        }
+    }
+
+    // MARK: Time
+
+    /// Pings, deadlines and age.
+    package func ticked(_ now: NIODeadline) {
+        let limits = self.loop.limits
+        switch self.phase {
+        case .ended: return
+        case .closing(let deadline):
+            if now >= deadline {
+                self.end?.reason += "; no close frame came back"
+                self.closeTransport()
+            }
+        case .open:
+            if let since = self.unwritableSince, now >= since + TimeAmount(limits.unsentTimeout) {
+                self.closeAsSlowReader("the connection took nothing for \(limits.unsentTimeout)")
+            } else if let pinged = self.pingedAt, now >= pinged + TimeAmount(limits.pongTimeout), self.holds.isEmpty {
+                self.close(.missedPong, self.loop.closeCodes.missedPong, "no answer to a ping within \(limits.pongTimeout)")
+            } else if self.pingedAt == nil, now >= self.lastHeard + TimeAmount(limits.pingInterval), self.holds.isEmpty {
+                self.pingedAt = now
+                if self.machine.writePing(to: &self.outbound) { self.flush() }
+            } else if let lifetime = limits.connectionLifetime, now >= self.openedAt + TimeAmount(lifetime) {
+                self.drain(.lifetime, self.loop.closeCodes.lifetime, "the connection reached its age of \(lifetime)")
+            }
+        }
+    }
+
+    // MARK: Closing
+
+    /// Takes no more requests, and closes once those in flight are answered.
+    package func drain(_ cause: SessionEnd.Cause, _ code: UInt16, _ reason: String) {
+        guard case .open = self.phase, !self.holds.contains(.draining) else { return }
+        let end = SessionEnd(.server, cause, CloseCode(rawValue: code) ?? .goingAway, reason)
+        if self.requestsInFlight == 0 {
+            self.close(end)
+        } else {
+            self.end = end
+            self.hold(.draining)
+        }
+    }
+
+    /// The peer takes what is sent too slowly.
+    package func closeAsSlowReader(_ reason: String) {
+        self.close(.slowReader, self.loop.closeCodes.slowReader, reason)
+    }
+
+    /// Begins the closing handshake; what was written before goes out first.
+    package func close(_ cause: SessionEnd.Cause, _ code: UInt16, _ reason: String) {
+        self.close(SessionEnd(.server, cause, CloseCode(rawValue: code) ?? .internalError, reason))
+    }
+
+    private func close(_ end: SessionEnd) {
+        guard case .open = self.phase else { return }
+        self.end = end
+        self.prepareOutbound()
+        self.machine.writeClose(end.code ?? .normal, end.reason, to: &self.outbound)
+        self.phase = .closing(self.loop.now + TimeAmount(self.loop.limits.closingTimeout))
+        self.loop.scheduleFlush(self)
+        // From here on the peer is read from whatever held it back: its close frame is awaited.
+        self.loop.scheduleResume(self)
+    }
+
+    private func closeReceived(_ code: CloseCode?, _ reason: String) {
+        // RFC 6455 §7.1.1: the server closes the TCP connection first.
+        self.end = self.end ?? SessionEnd(.client, .normal, code, reason)
+        self.closeTransport()
+    }
+
+    private func violated(_ error: WebSocketError) {
+        self.end = self.end ?? SessionEnd(.server, .protocolViolation, error.closeCode, "\(error)")
+        self.closeTransport()
+    }
+
+    /// What is written goes out, then TLS says its goodbye and lingers, so that the close frame is not overtaken by a reset.
+    private func closeTransport() {
+        // Inside a burst the TLS handler has not encrypted yet what was flushed; closing now would lose it.
+        self.isCloseDue = true
+        guard let context = self.context, !self.isInReadBurst else { return }
+        if case .ended = self.phase { return }
+        self.phase = .ended
+        self.writeOutbound(context)
+        context.flush()
+        context.close(mode: .all, promise: nil)
+    }
+
+    /// Closes without any goodbye: there is no time left for one.
+    func abort(_ reason: String) {
+        guard let context = self.context else { return }
+        self.end = self.end ?? SessionEnd(.server, .stop, nil, reason)
+        self.phase = .ended
+        context.channel.abort()
+    }
+
+    package func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.end = self.end ?? SessionEnd(.network, .connectionLost, nil, "\(error)")
+        self.closeTransport()
+    }
+
+    package func channelInactive(context: ChannelHandlerContext) { self.connectionEnded() }
+
+    private func connectionEnded() {
+        guard !self.hasEnded else { return }
+        self.hasEnded = true
+        self.phase = .ended
+        let end = self.end ?? SessionEnd(.network, .connectionLost, nil, "the connection ended without a closing handshake")
+        self.loop.sessionEnded(self, end)
+        self.delegate.sessionEnded(self)
+        self.outbound = ByteBuffer()
+    }
+}

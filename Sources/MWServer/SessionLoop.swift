@@ -1,0 +1,248 @@
+package import Logging
+internal import MWPKI
+internal import MWTLS
+package import MWWebSocket
+package import NIOCore
+
+/// What the connections of one event loop share: their list, the clock tick with their deadlines, counters, and buffers.
+///
+/// Made and used on its event loop only.
+package final class SessionLoop {
+    package let eventLoop: any EventLoop
+    package let limits: ServerLimits
+    package let closeCodes: ServerCloseCodes
+    package let webSocketLimits: WebSocketLimits
+    package let logger: Logger
+    package let census: ConnectionCensus
+    package var counters = SessionCounters()
+    /// The time of the last tick: near enough for every deadline, and free to read.
+    package private(set) var now: NIODeadline
+    package private(set) var isDraining = false
+    package private(set) var sessions: [SessionHandler] = []
+    package var factory: (any SessionFactory)?
+
+    private var openings: [OpeningHandler] = []
+    private var unflushed: [SessionHandler] = []
+    private var resumable: [SessionHandler] = []
+    private var isTurnEndScheduled = false
+    private var isInTurn = false
+    private var buffers: [ByteBuffer] = []
+    private var nextConnectionID: UInt64
+    private let connectionIDStride: UInt64
+    private var whenEmpty: EventLoopPromise<Void>?
+    private var ticking: Scheduled<Void>?
+
+    /// Outbound buffers that are kept for the next burst, and the largest that is: a connection without traffic holds none.
+    private static let maximumIdleBuffers = 16
+    private static let maximumIdleBufferBytes = 256 * 1024
+    private static let bufferBytes = 4096
+    /// Between two looks at the deadlines; a shorter deadline is looked at eight times.
+    private static let tick: Duration = .milliseconds(500)
+    private static let minimumTick: Duration = .milliseconds(5)
+
+    /// - Parameter number: Of `loopCount` loops; keeps connection ids apart without a lock.
+    package init(
+        eventLoop: any EventLoop, number: Int = 0, loopCount: Int = 1, limits: ServerLimits, closeCodes: ServerCloseCodes = .init(),
+        census: ConnectionCensus, logger: Logger
+    ) {
+        self.eventLoop = eventLoop
+        self.limits = limits
+        self.closeCodes = closeCodes
+        self.webSocketLimits = WebSocketLimits(
+            maximumMessageBytes: limits.maximumMessageBytes, maximumFrameBytes: limits.maximumFrameBytes,
+            maximumFragments: limits.maximumFragments)
+        self.census = census
+        self.logger = logger
+        self.now = .now()
+        self.nextConnectionID = UInt64(number) + 1
+        self.connectionIDStride = UInt64(loopCount)
+    }
+
+    package func makeConnectionID() -> UInt64 {
+        defer { self.nextConnectionID &+= self.connectionIDStride }
+        return self.nextConnectionID
+    }
+
+    // MARK: Time
+
+    /// Looks at the deadlines regularly, and hands the counters to `publish`.
+    package func startTicking(publish: @escaping (SessionCounters) -> Void) {
+        let shortest = [
+            self.limits.openingTimeout, self.limits.pingInterval, self.limits.pongTimeout, self.limits.closingTimeout,
+            self.limits.unsentTimeout, self.limits.connectionLifetime ?? .seconds(60),
+        ].min().map { $0 / 8 }
+        self.scheduleTick(in: TimeAmount(max(Self.minimumTick, min(Self.tick, shortest ?? Self.tick))), publish)
+    }
+
+    private func scheduleTick(in delay: TimeAmount, _ publish: @escaping (SessionCounters) -> Void) {
+        self.ticking = self.eventLoop.assumeIsolated().scheduleTask(in: delay) {
+            self.ticked(.now())
+            publish(self.counters)
+            self.counters = SessionCounters()
+            self.scheduleTick(in: delay, publish)
+        }
+    }
+
+    /// Enforces every deadline that lies before `now`.
+    package func ticked(_ now: NIODeadline) {
+        self.now = now
+        for opening in self.openings { opening.ticked(now) }
+        for session in self.sessions { session.ticked(now) }
+        self.factory?.ticked(now)
+    }
+
+    // MARK: Connections
+
+    func openingStarted(_ opening: OpeningHandler) {
+        opening.index = self.openings.count
+        self.openings.append(opening)
+        self.counters.connectionsAccepted += 1
+    }
+
+    func openingEnded(_ opening: OpeningHandler) {
+        guard let last = self.openings.popLast() else { return }
+        if last !== opening {
+            last.index = opening.index
+            self.openings[opening.index] = last
+        }
+        self.succeedIfEmpty()
+    }
+
+    func sessionOpened(_ session: SessionHandler) {
+        session.index = self.sessions.count
+        self.sessions.append(session)
+        self.counters.connectionsOpened += 1
+        self.log(session.info, "connection opened", ["tls": "\(session.info.tls)"])
+    }
+
+    func sessionEnded(_ session: SessionHandler, _ end: SessionEnd) {
+        guard let last = self.sessions.popLast() else { return }
+        if last !== session {
+            last.index = session.index
+            self.sessions[session.index] = last
+        }
+        self.census.leave(session.info.principal.fingerprint)
+        self.counters.connectionsClosed[end.cause, default: 0] += 1
+        self.log(
+            session.info, "connection closed",
+            [
+                "closed_by": "\(end.side.rawValue)", "cause": "\(end.cause.rawValue)", "code": "\(end.code?.description ?? "none")",
+                "reason": "\(end.reason)",
+            ])
+        self.succeedIfEmpty()
+    }
+
+    /// One line that says who, at the level that fits.
+    package func log(_ info: SessionInfo, level: Logger.Level = .info, _ message: Logger.Message, _ more: Logger.Metadata) {
+        guard self.logger.logLevel <= level else { return }
+        var metadata: Logger.Metadata = [
+            "connection": "\(info.connectionID)", "principal": "\(info.principal.name)",
+            "fingerprint": "\(info.principal.fingerprint)", "address": "\(info.address)",
+        ]
+        metadata.merge(more) { $1 }
+        self.logger.log(level: level, message, metadata: metadata)
+    }
+
+    // MARK: Turns
+
+    /// Flushes `session` when everything that is ready on this loop has run.
+    func scheduleFlush(_ session: SessionHandler) {
+        guard !session.isScheduledForFlush else { return }
+        session.isScheduledForFlush = true
+        self.unflushed.append(session)
+        self.scheduleTurnEnd()
+    }
+
+    /// Lets `session` go on with what it had been held from.
+    func scheduleResume(_ session: SessionHandler) {
+        guard !session.isScheduledForResume else { return }
+        session.isScheduledForResume = true
+        self.resumable.append(session)
+        self.scheduleTurnEnd()
+    }
+
+    /// Makes sure that ``SessionFactory/turnEnded()`` is called after everything else that is ready on this loop.
+    package func scheduleTurnEnd() {
+        guard !self.isTurnEndScheduled, !self.isInTurn else { return }
+        self.isTurnEndScheduled = true
+        self.eventLoop.assumeIsolated().execute {
+            self.isTurnEndScheduled = false
+            self.endTurn()
+        }
+    }
+
+    /// Runs `body`, which concerns any number of sessions, and sends what it wrote: each session once.
+    package func turn(_ body: () -> Void) {
+        self.isInTurn = true
+        body()
+        self.isInTurn = false
+        self.endTurn()
+    }
+
+    private func endTurn() {
+        self.isInTurn = true
+        while !self.resumable.isEmpty || !self.unflushed.isEmpty {
+            while let session = self.resumable.popLast() {
+                session.isScheduledForResume = false
+                session.resumeIfReading()
+            }
+            while let session = self.unflushed.popLast() {
+                session.flush()
+                session.isScheduledForFlush = false
+            }
+        }
+        self.isInTurn = false
+        self.factory?.turnEnded()
+    }
+
+    // MARK: Buffers
+
+    func takeBuffer() -> ByteBuffer {
+        self.buffers.popLast() ?? ByteBufferAllocator().buffer(capacity: Self.bufferBytes)
+    }
+
+    /// Takes a buffer's storage back, if nobody else holds it.
+    func giveBack(_ buffer: inout ByteBuffer) {
+        let isAlone = buffer.modifyIfUniquelyOwned { $0.clear() } != nil
+        if isAlone, buffer.storageCapacity <= Self.maximumIdleBufferBytes, self.buffers.count < Self.maximumIdleBuffers {
+            self.buffers.append(buffer)
+        }
+        buffer = ByteBuffer()
+    }
+
+    // MARK: Draining
+
+    /// Ends every connection with `code` once its requests are answered; the future succeeds when none is left.
+    package func drain(_ cause: SessionEnd.Cause, _ code: UInt16, _ reason: String) -> EventLoopFuture<Void> {
+        let promise = self.whenEmpty ?? self.eventLoop.makePromise(of: Void.self)
+        self.whenEmpty = promise
+        self.isDraining = true
+        for opening in self.openings { opening.abort() }
+        self.turn {
+            for session in self.sessions { session.drain(cause, code, reason) }
+        }
+        self.succeedIfEmpty()
+        return promise.futureResult
+    }
+
+    /// Closes what is left, without any goodbye.
+    package func abort(_ reason: String) {
+        for opening in self.openings { opening.abort() }
+        for session in self.sessions { session.abort(reason) }
+    }
+
+    /// Nothing runs on this loop for the server any more.
+    package func end() {
+        self.ticking?.cancel()
+        self.ticking = nil
+        self.factory?.loopEnded()
+        self.factory = nil
+        self.buffers = []
+    }
+
+    private func succeedIfEmpty() {
+        guard self.isDraining, self.sessions.isEmpty, self.openings.isEmpty else { return }
+        self.whenEmpty?.succeed(())
+        self.whenEmpty = nil
+    }
+}

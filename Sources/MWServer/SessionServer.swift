@@ -1,0 +1,207 @@
+package import Logging
+package import MWTLS
+package import MWWebSocket
+package import NIOCore
+internal import NIOHTTP1
+internal import NIOPosix
+internal import Synchronization
+
+#if canImport(Glibc)
+    internal import Glibc
+#elseif canImport(Darwin)
+    internal import Darwin
+#endif
+
+/// A listener for WebSocket over mutual TLS, whatever its sessions say: ``StorageServer`` and the echo executable are one of these each.
+///
+/// Call order: ``init(_:eventLoops:logger:makeFactory:)``, ``listen(on:)``, any number of ``use(_:)``, then ``stop(_:code:reason:within:)`` and
+/// ``shutdown()``.
+package final class SessionServer: Sendable {
+    package struct Options: Sendable {
+        package var limits = ServerLimits()
+        package var closeCodes = ServerCloseCodes()
+        package var opening = OpeningPolicy()
+
+        package init() {}
+    }
+
+    /// Connections that the system holds until they are accepted: what arrives while one loop handles a burst.
+    private static let backlog: Int32 = 1_024
+    /// Reads of one connection in a row, so that one that sends without end does not starve the others.
+    private static let readsInARow: UInt = 4
+
+    private let options: Options
+    private let logger: Logger
+    private let group: MultiThreadedEventLoopGroup
+    private let loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>]
+    private let context: Mutex<TLSContext>
+    private let listeners = Mutex<[any Channel]>([])
+    package let census: ConnectionCensus
+
+    /// What one event loop has for its connections.
+    private struct LoopEntry {
+        let sessions: SessionLoop
+        let gate: HandshakeGate
+    }
+
+    /// - Parameters:
+    ///   - context: For new connections, until ``use(_:)`` says another.
+    ///   - makeFactory: Called once on each event loop, after all loops exist.
+    package init(
+        _ options: Options, context: TLSContext, eventLoops: Int, logger: Logger,
+        publish: @escaping @Sendable (SessionCounters) -> Void = { _ in },
+        makeFactory: @escaping @Sendable (SessionLoop) -> any SessionFactory
+    ) async throws {
+        self.options = options
+        self.logger = logger
+        self.context = Mutex(context)
+        let census = ConnectionCensus(options.limits)
+        self.census = census
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: max(1, eventLoops))
+        self.group = group
+        var loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>] = [:]
+        for (number, eventLoop) in group.makeIterator().enumerated() {
+            loops[ObjectIdentifier(eventLoop)] = try await eventLoop.submit {
+                let sessions = SessionLoop(
+                    eventLoop: eventLoop, number: number, loopCount: eventLoops, limits: options.limits, closeCodes: options.closeCodes,
+                    census: census, logger: logger)
+                sessions.factory = makeFactory(sessions)
+                sessions.startTicking(publish: publish)
+                let gate = HandshakeGate(
+                    eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
+                    maximumWaiting: options.limits.maximumWaitingHandshakes)
+                return NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop)
+            }.get()
+        }
+        self.loops = loops
+    }
+
+    /// The policy that makes `limits` hold in TLS too.
+    package static func tlsPolicy(_ limits: ServerLimits) -> TLSPolicy { TLSPolicy(handshakeTimeout: limits.openingTimeout) }
+
+    /// The event loops, to bring things to.
+    package var eventLoops: [any EventLoop] { Array(self.group.makeIterator()) }
+
+    /// New connections get `context`; those that are open keep theirs.
+    package func use(_ context: TLSContext) { self.context.withLock { $0 = context } }
+
+    package var currentContext: TLSContext { self.context.withLock { $0 } }
+
+    // MARK: Listening
+
+    /// Listens on every address of every host.
+    ///
+    /// - Returns: where it listens, with the ports that the system chose. Throws ``ServerError`` and then listens nowhere.
+    package func listen(on addresses: [ListenAddress]) async throws -> [SocketAddress] {
+        var bound: [SocketAddress] = []
+        do {
+            for address in addresses { bound += try await self.listen(on: address) }
+        } catch {
+            await self.closeListeners()
+            throw error
+        }
+        return bound
+    }
+
+    private func listen(on address: ListenAddress) async throws -> [SocketAddress] {
+        var bound: [SocketAddress] = []
+        var missing: ServerError?
+        for var resolved in try address.resolved() {
+            // Port 0 means one port for all addresses of the host.
+            if address.port == 0, let port = bound.first?.port { resolved.port = port }
+            do {
+                let channel = try await self.bootstrap.bind(to: resolved).get()
+                self.listeners.withLock { $0.append(channel) }
+                bound.append(channel.localAddress ?? resolved)
+            } catch {
+                let failure = ServerError(
+                    .addressUnavailable, resolved.hostAndPort, "cannot listen",
+                    remedy: "stop what listens there, or choose another address or port", underlying: error)
+                // A machine without IPv6 still has a localhost; a port that is taken is a fault.
+                guard let error = error as? IOError, error.isAddressMissing else { throw failure }
+                missing = failure
+            }
+        }
+        if let missing, bound.isEmpty { throw missing }
+        return bound
+    }
+
+    private var bootstrap: ServerBootstrap {
+        ServerBootstrap(group: self.group, childGroup: self.group)
+            .serverChannelOption(.backlog, value: Self.backlog)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelInitializer { [logger = self.logger] channel in
+                channel.eventLoop.makeCompletedFuture {
+                    // NIO's bootstrap adds a handler that stops accepting for a second after such an error.
+                    try channel.pipeline.syncOperations.addHandler(AcceptErrorHandler(logger))
+                }
+            }
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.maxMessagesPerRead, value: Self.readsInARow)
+            .childChannelOption(
+                .writeBufferWaterMark,
+                value: .init(low: self.options.limits.maximumUnsentBytes / 2, high: self.options.limits.maximumUnsentBytes)
+            )
+            .childChannelInitializer { [self] channel in
+                channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
+            }
+    }
+
+    private func accept(_ channel: any Channel) throws {
+        guard let entry = self.loops[ObjectIdentifier(channel.eventLoop)]?.value else { preconditionFailure("a loop of another group") }
+        let pipeline = channel.pipeline.syncOperations
+        try pipeline.addHandler(TLSHandler(context: self.currentContext, gate: entry.gate))
+        try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
+        try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))
+        try pipeline.addHandler(OpeningHandler(on: entry.sessions, policy: self.options.opening))
+    }
+
+    // MARK: Stopping
+
+    private func closeListeners() async {
+        let listeners = self.listeners.withLock { listeners in
+            defer { listeners = [] }
+            return listeners
+        }
+        for listener in listeners { try? await listener.close().get() }
+    }
+
+    /// Accepts nothing more, answers what was asked, says goodbye with `code`, and ends within `deadline`.
+    package func stop(_ cause: SessionEnd.Cause, code: UInt16, reason: String, within deadline: Duration) async {
+        await self.closeListeners()
+        let drained = self.loops.values.map { bound in
+            bound.eventLoop.flatSubmit { bound.value.sessions.drain(cause, code, reason) }
+        }
+        let aborts = self.loops.values.map { bound in
+            bound.eventLoop.scheduleTask(in: TimeAmount(deadline)) { bound.value.sessions.abort("not gone when the server had to end") }
+        }
+        for future in drained { try? await future.get() }
+        for abort in aborts { abort.cancel() }
+    }
+
+    /// Ends the event loops. Nothing may be brought to them any more.
+    package func shutdown() async {
+        await self.closeListeners()
+        for bound in self.loops.values { try? await bound.eventLoop.submit { bound.value.sessions.end() }.get() }
+        try? await self.group.shutdownGracefully()
+    }
+}
+
+/// Says that connections cannot be accepted, most often for want of descriptors (EMFILE).
+private final class AcceptErrorHandler: ChannelInboundHandler {
+    typealias InboundIn = any Channel
+
+    private let logger: Logger
+
+    init(_ logger: Logger) { self.logger = logger }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.logger.error("cannot accept connections; paused for a second", metadata: ["reason": "\(error)"])
+        context.fireErrorCaught(error)
+    }
+}
+
+extension IOError {
+    /// The machine does not have this address, or not this family of addresses.
+    fileprivate var isAddressMissing: Bool { self.errnoCode == EADDRNOTAVAIL || self.errnoCode == EAFNOSUPPORT }
+}

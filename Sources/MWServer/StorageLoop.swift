@@ -1,0 +1,152 @@
+internal import MWProtocol
+package import MWStorage
+package import NIOCore
+
+/// A request on its way through storage: whom to tell.
+struct PendingRequest {
+    let owner: MWDBSession
+    let session: SessionHandler
+    let type: MWDBReplyType
+    let id: RequestID
+
+    init(_ owner: MWDBSession, _ session: SessionHandler, _ type: MWDBReplyType, _ id: RequestID) {
+        self.owner = owner
+        self.session = session
+        self.type = type
+        self.id = id
+    }
+}
+
+/// The mwDB sessions of one event loop and their way into storage and back.
+///
+///     put, put, …  ─▶ submitter ── one flush when everything ready on the loop has run ─▶ commit thread
+///     replies      ◀─ one turn of the loop for all outcomes of a commit ◀───────────────────────┘
+package final class StorageLoop: SessionFactory {
+    package let loop: SessionLoop
+    package let storage: Storage
+    private let submitter: Submitter
+    private var pending: [PendingRequest?] = []
+    private var freeSlots: [Int] = []
+    private var congested: [SessionHandler] = []
+    private let reloads: ReloadBroadcaster?
+    private var whenEnded: () -> Void
+
+    /// - Parameters:
+    ///   - submitter: Its `deliver` must bring outcomes to ``outcomesDelivered(_:)`` on `loop`.
+    ///   - reloads: Counts the sessions that want to hear of changes.
+    ///   - whenEnded: Called once, when nothing will be brought here any more.
+    package init(
+        on loop: SessionLoop, storage: Storage, submitter: Submitter, reloads: ReloadBroadcaster? = nil,
+        whenEnded: @escaping () -> Void = {}
+    ) {
+        self.loop = loop
+        self.storage = storage
+        self.submitter = submitter
+        self.reloads = reloads
+        self.whenEnded = whenEnded
+    }
+
+    package func loopEnded() {
+        self.whenEnded()
+        self.whenEnded = {}
+    }
+
+    package func makeDelegate(for info: SessionInfo) -> any SessionDelegate {
+        self.reloads?.sessionOpened()
+        return MWDBSession(on: self)
+    }
+
+    func sessionEnded() { self.reloads?.sessionEnded() }
+
+    // MARK: Requests
+
+    func submit(_ request: PendingRequest, _ body: (inout WriteBatch) throws(StorageError) -> Void) throws(StorageError) {
+        let slot = self.takeSlot()
+        do throws(StorageError) {
+            try self.submitter.submit(token: UInt64(slot), body)
+        } catch {
+            self.freeSlots.append(slot)
+            throw error
+        }
+        self.pending[slot] = request
+        self.loop.scheduleTurnEnd()
+    }
+
+    func allocatePrefix(_ request: PendingRequest) throws(StorageError) {
+        let slot = self.takeSlot()
+        do throws(StorageError) {
+            try self.submitter.allocatePrefix(token: UInt64(slot))
+        } catch {
+            self.freeSlots.append(slot)
+            throw error
+        }
+        self.pending[slot] = request
+        self.loop.scheduleTurnEnd()
+    }
+
+    private func takeSlot() -> Int {
+        if let slot = self.freeSlots.popLast() { return slot }
+        self.pending.append(nil)
+        return self.pending.count - 1
+    }
+
+    package func turnEnded() { self.submitter.flush() }
+
+    // MARK: Outcomes
+
+    /// What became of the requests of this loop in one commit.
+    package func outcomesDelivered(_ outcomes: [CommitOutcome]) {
+        self.loop.counters.commitBatches &+= 1
+        self.loop.counters.commitBatchRequests &+= UInt64(outcomes.count)
+        self.loop.turn {
+            for outcome in outcomes {
+                let slot = Int(truncatingIfNeeded: outcome.token)
+                guard let request = self.pending[slot] else { preconditionFailure("storage answers a request once") }
+                self.pending[slot] = nil
+                self.freeSlots.append(slot)
+                request.owner.requestEnded(request.type, request.id, outcome.result, in: request.session)
+            }
+            self.releaseIfUncongested()
+        }
+    }
+
+    // MARK: Congestion
+
+    /// Whether the disk is behind the network.
+    var isCongested: Bool { self.submitter.isCongested }
+
+    /// Reads nothing more from this client until the disk has caught up.
+    func holdUntilUncongested(_ session: SessionHandler) {
+        session.hold(.congestion)
+        self.congested.append(session)
+    }
+
+    private func releaseIfUncongested() {
+        guard !self.congested.isEmpty, !self.isCongested else { return }
+        let sessions = self.congested
+        self.congested = []
+        for session in sessions { session.release(.congestion) }
+    }
+
+    /// Another loop's requests may be what was in the way: nothing tells this one when they are gone.
+    package func ticked(_ now: NIODeadline) { self.releaseIfUncongested() }
+
+    // MARK: FORCE_RELOAD
+
+    /// Tells every client of this loop what others put.
+    package func reloadsCommitted(_ batch: ReloadBatch) {
+        let writers = batch.requests.compactMap { request -> (session: ObjectIdentifier, range: Range<Int>)? in
+            guard request.origin.submitter == self.submitter.identifier else { return nil }
+            // The commit is announced before its outcomes: the request is still here.
+            guard let pending = self.pending[Int(truncatingIfNeeded: request.origin.token)] else { return nil }
+            return (ObjectIdentifier(pending.session), request.range)
+        }
+        self.loop.turn {
+            for session in self.loop.sessions {
+                guard let client = session.delegate as? MWDBSession else { continue }
+                let own = writers.filter { $0.session == ObjectIdentifier(session) }.map(\.range)
+                for frames in batch.frames(without: own) { client.reload(frames: frames, in: session) }
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+public import MWPKI
+public import MWStorage
+internal import MWWebSocket
+
+/// Everything a ``StorageServer`` needs to know.
+public struct StorageServerConfiguration: Sendable {
+    /// When a write is acknowledged.
+    public enum Durability: String, Sendable, Hashable, CaseIterable {
+        /// When it is on stable storage: it survives a power cut.
+        case sync
+        /// When the operating system has it: it survives the death of the process, not that of the machine.
+        case os
+    }
+
+    /// Where to listen. Default: loopback, port 8443.
+    public var addresses: [ListenAddress] = [.localhost]
+    /// Our identity and whom we trust; loaded at the start and by ``StorageServer/reload()``.
+    public var tls: TLSMaterialSource
+    /// What keeps the data, such as `.rocksDB` of MWRocksDB.
+    public var engine: StorageEngineFactory
+    /// Where the data is. Made if it is not there; one server at a time may use it.
+    public var dataDirectory: String
+    public var durability: Durability = .sync
+    public var limits = ServerLimits()
+    public var closeCodes = ServerCloseCodes()
+    /// Threads that serve connections; `nil` is one for each processor.
+    public var eventLoops: Int?
+    /// From the order to stop until the last connection is closed, if need be without a goodbye. 10 s: what service managers grant, and
+    /// some.
+    public var drainTimeout: Duration = .seconds(10)
+
+    public init(tls: TLSMaterialSource, engine: StorageEngineFactory, dataDirectory: String) {
+        self.tls = tls
+        self.engine = engine
+        self.dataDirectory = dataDirectory
+    }
+}
+
+extension StorageServerConfiguration {
+    /// Throws ``ServerError/Code/configurationInvalid`` for what cannot work, and names the setting.
+    func validate() throws(ServerError) {
+        func require(_ condition: Bool, _ setting: String, _ what: String) throws(ServerError) {
+            if !condition { throw ServerError(.configurationInvalid, setting, what) }
+        }
+        try require(!self.addresses.isEmpty, "addresses", "there is no address to listen on")
+        try require(self.eventLoops.map { $0 > 0 } ?? true, "eventLoops", "at least one is needed")
+        let limits = self.limits
+        let counts = [
+            ("maximumHeaderBytes", limits.maximumHeaderBytes), ("maximumMessageBytes", limits.maximumMessageBytes),
+            ("maximumFrameBytes", limits.maximumFrameBytes ?? 1), ("maximumFragments", limits.maximumFragments),
+            ("maximumRequestsInFlight", limits.maximumRequestsInFlight), ("maximumUnsentBytes", limits.maximumUnsentBytes),
+            ("maximumConnections", limits.maximumConnections),
+            ("maximumConnectionsPerCertificate", limits.maximumConnectionsPerCertificate),
+            ("maximumHandshakeStepsPerTurn", limits.maximumHandshakeStepsPerTurn),
+            ("maximumWaitingHandshakes", limits.maximumWaitingHandshakes),
+        ]
+        for (name, count) in counts { try require(count > 0, name, "must be at least 1, is \(count)") }
+        try require(limits.maximumMessageBytes <= Int(UInt32.max) / 2, "maximumMessageBytes", "must be below 2 GiB")
+        let durations = [
+            ("openingTimeout", limits.openingTimeout), ("pingInterval", limits.pingInterval), ("pongTimeout", limits.pongTimeout),
+            ("closingTimeout", limits.closingTimeout), ("unsentTimeout", limits.unsentTimeout),
+            ("connectionLifetime", limits.connectionLifetime ?? .seconds(1)), ("drainTimeout", self.drainTimeout),
+        ]
+        for (name, duration) in durations { try require(duration > .zero, name, "must be longer than nothing, is \(duration)") }
+        for code in self.closeCodes.all {
+            try require(CloseCode(rawValue: code) != nil, "closeCodes", "\(code) must not appear in a close frame")
+        }
+    }
+}
