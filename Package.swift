@@ -111,7 +111,7 @@ let package = Package(
             swiftSettings: settings),
         // Runs any bytes through the decoders; see scripts/fuzz.
         .executableTarget(
-            name: "mwstorage-fuzz", dependencies: ["MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", nioCore],
+            name: "mwstorage-fuzz", dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", nioCore],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(

@@ -16,7 +16,8 @@ enum FuzzTarget: String, CaseIterable {
         switch self {
         case .websocket: WebSocketFuzz.run(input)
         case .mwdb: MWDBFuzz.run(input)
-        case .jks, .pkcs12: KeystoreFuzz.run(input)
+        case .jks: KeystoreFuzz.runJKS(input)
+        case .pkcs12: KeystoreFuzz.runPKCS12(input)
         }
     }
 }

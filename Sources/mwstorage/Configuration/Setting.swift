@@ -25,6 +25,8 @@ extension Setting {
     static let keystore = Setting(name: "keystore", summary: "PKCS#12 or JKS file of our identity, in place of certificate and key")
     static let keystoreAlias = Setting(name: "keystore-alias", summary: "which entry of the keystore")
     static let passphraseFile = Setting(name: "passphrase-file", summary: "file with the passphrase of key or keystore")
+    static let trustPassphraseFile = Setting(
+        name: "trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
     static let serverName = Setting(name: "server-name", summary: "the name the server's certificate must have, if not the endpoint's host")
     static let pinServer = Setting(
         name: "pin-server", summary: "SHA-256 of the server's certificate, sha256:…, in place of its name", isList: true)
@@ -48,6 +50,8 @@ extension Setting {
     static let serveKeystoreAlias = Setting(name: "serve.keystore-alias", summary: "which entry of the server's keystore")
     static let servePassphraseFile = Setting(
         name: "serve.passphrase-file", summary: "file with the passphrase of the server's key or keystore")
+    static let serveTrustPassphraseFile = Setting(
+        name: "serve.trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
     static let serveDrainTimeout = Setting(name: "serve.drain-timeout", summary: "how long SIGTERM waits for what runs", fallback: "10s")
     static let serveMaximumConnections = Setting(name: "serve.maximum-connections", summary: "connections accepted at a time")
     static let serveMaximumMessage = Setting(
@@ -55,14 +59,17 @@ extension Setting {
 
     /// In the order `config show` prints them.
     static let all: [Setting] = [
-        endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, serverName, pinServer, timeout, logLevel,
+        endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, trustPassphraseFile, serverName, pinServer,
+        timeout, logLevel,
         logFormat,
         serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
-        serveKeystore, serveKeystoreAlias, servePassphraseFile, serveDrainTimeout, serveMaximumConnections, serveMaximumMessage,
+        serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile, serveDrainTimeout, serveMaximumConnections,
+        serveMaximumMessage,
     ]
 
     /// What a context holds: where to connect, as whom, and whom to trust.
     static let ofContext: [Setting] = [
-        endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, serverName, pinServer, timeout,
+        endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, trustPassphraseFile, serverName, pinServer,
+        timeout,
     ]
 }

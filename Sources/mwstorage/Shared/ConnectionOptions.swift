@@ -1,4 +1,6 @@
 import ArgumentParser
+import MWPKI
+import MWTLS
 
 /// `--context` and `--config`: which of the configuration files to use.
 struct ConfigurationOptions: ParsableArguments {
@@ -36,6 +38,9 @@ struct ConnectionOptions: ParsableArguments {
     @Option(help: ArgumentHelp("PEM file (or keystore) of the certificates a server may be signed by.", valueName: "file"))
     var trust: String?
 
+    @Option(help: ArgumentHelp("File with the passphrase of a keystore given as --trust, if it is another one.", valueName: "file"))
+    var trustPassphraseFile: String?
+
     @Option(help: ArgumentHelp("PEM file of a revocation list of the server's CA; repeat for several.", valueName: "file"))
     var crl: [String] = []
 
@@ -63,6 +68,7 @@ struct ConnectionOptions: ParsableArguments {
         for (setting, value) in [
             (Setting.certificate, certificate), (.key, key), (.keystore, keystore), (.keystoreAlias, keystoreAlias), (.trust, trust),
             (.serverName, serverName), (.timeout, timeout), (.logLevel, logLevel), (.passphraseFile, passphrase.passphraseFile),
+            (.trustPassphraseFile, trustPassphraseFile),
         ] {
             if let value { flags[setting] = [value] }
         }
@@ -71,4 +77,24 @@ struct ConnectionOptions: ParsableArguments {
 
     /// All layers: these options first.
     func settings() async throws -> Settings { try await configuration.settings(flags: flags) }
+}
+
+extension ConnectionOptions {
+    /// Our identity and whom we trust, read now. What is wrong with the files is a fault of the configuration.
+    func material(_ settings: Settings) throws -> TLSMaterialSource {
+        try CommandFailure.configuration { try Material(settings, names: .client, passphrase: passphrase).source }
+    }
+
+    /// How the server is verified: by the endpoint's name, by another one, or by its certificate.
+    func verification(_ settings: Settings, host: String) throws -> ServerVerification {
+        let name = try settings.value(.serverName, expected: "a host name or an address") { ServerName($0) } ?? ServerName(host)
+        let pins = try settings.values(.pinServer, expected: "sha256: and 64 hexadecimal digits") { CertificateFingerprint($0) }
+        if !pins.isEmpty { return .pinned(Set(pins), sni: name) }
+        guard let name else {
+            throw CommandFailure(
+                .configurationInvalid, "'\(host)' is neither a host name nor an address",
+                remedy: "correct the endpoint, or give --server-name")
+        }
+        return .name(name)
+    }
 }

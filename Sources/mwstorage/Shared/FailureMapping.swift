@@ -1,6 +1,8 @@
+import MWKeystore
 import MWPKI
 import MWProtocol
 import MWStorage
+import MWTLS
 import MWWebSocket
 
 extension CommandFailure {
@@ -9,6 +11,8 @@ extension CommandFailure {
         switch error {
         case let failure as CommandFailure: self = failure
         case let error as PKIError: self.init(error)
+        case let error as KeystoreError: self.init(error)
+        case let error as TLSError: self.init(error)
         case let error as StorageError: self.init(error)
         case let error as ProtocolError: self.init(error)
         case let error as WebSocketError: self.init(error)
@@ -53,6 +57,43 @@ extension CommandFailure {
             status, "\(error.subject): \(error.what)",
             why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying),
             remedy: error.remedy, code: "pki.\(error.code)")
+    }
+
+    private init(_ error: KeystoreError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .invalidRequest: .usage
+            case .cryptographyFailed, .legacyProviderMissing: .internalError
+            default: .badInput
+            }
+        self.init(
+            status, error.subject.isEmpty ? error.what : "\(error.subject): \(error.what)",
+            why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying.map { ["\($0)"] } ?? []),
+            remedy: error.remedy, code: "\(error.code)")
+    }
+
+    private init(_ error: TLSError) {
+        var reasons = error.certificate.map { ["\($0)"] } ?? []
+        if error.certificate == nil { reasons += error.underlying }
+        self.init(
+            Self.status(error), "\(error.subject): \(error.what)",
+            why: Self.why(seen: error.found, expected: error.expected, reasons: reasons),
+            remedy: error.remedy, code: "tls.\(error.code)")
+    }
+
+    private static func status(_ error: TLSError) -> ExitStatus {
+        switch error.code {
+        case .materialRejected, .policyRejected: .configurationInvalid
+        case .alertReceived:
+            switch error.alert {
+            case .protocolVersion, .handshakeFailure, .insufficientSecurity: .protocolMismatch
+            case let alert?: alert.isPermanent ? .certificateRefused : .unreachable
+            case nil: .unreachable
+            }
+        case .plaintextReceived, .versionRejected, .parametersNotShared: .protocolMismatch
+        // The rest of what cannot pass with time is about the server's certificate.
+        default: error.isPermanent ? .serverRefused : .unreachable
+        }
     }
 
     private init(_ error: StorageError) {

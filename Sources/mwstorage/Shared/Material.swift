@@ -1,0 +1,124 @@
+import Glibc
+import MWKeystore
+import MWPKI
+
+/// Which files an identity and a trust store are made of, from the settings of a client or of the server.
+struct Material: Sendable {
+    /// The settings of one side, by their names.
+    struct Names {
+        var certificate, key, keystore, keystoreAlias, passphraseFile, trust, trustPassphraseFile, crl: Setting
+
+        static let client = Names(
+            certificate: .certificate, key: .key, keystore: .keystore, keystoreAlias: .keystoreAlias, passphraseFile: .passphraseFile,
+            trust: .trust, trustPassphraseFile: .trustPassphraseFile, crl: .crl)
+        static let server = Names(
+            certificate: .serveCertificate, key: .serveKey, keystore: .serveKeystore, keystoreAlias: .serveKeystoreAlias,
+            passphraseFile: .servePassphraseFile, trust: .serveTrust, trustPassphraseFile: .serveTrustPassphraseFile, crl: .serveCRL)
+    }
+
+    private enum IdentityFiles {
+        case pem(certificate: String, key: String)
+        case keystore(String, alias: String?)
+    }
+
+    private var identity: IdentityFiles
+    private var trust: String
+    private var revocationLists: [String]
+    private var passphrase: @Sendable () throws -> Passphrase?
+    private var trustPassphraseFile: String?
+
+    /// - Parameter given: What the command line says of the passphrase, beyond a file; it is read now, once.
+    init(_ settings: Settings, names: Names, passphrase given: PassphraseOptions) throws {
+        let key = try settings.found(names.key)
+        let keystore = try settings.found(names.keystore)
+        if let path = keystore?.values.first {
+            if let key, key.origin == keystore?.origin {
+                throw CommandFailure(
+                    .configurationInvalid, "both a keystore and a key are set (\(key.origin))", why: "expected: one identity",
+                    remedy: "give either --keystore, or --certificate and --key")
+            }
+            identity = .keystore(path, alias: try settings.string(names.keystoreAlias))
+        } else {
+            identity = .pem(certificate: try settings.required(names.certificate), key: try settings.required(names.key))
+        }
+        // A key on the command line beats a keystore in a file, and the other way round.
+        if let key, let keystore, Self.rank(key.origin, in: settings) < Self.rank(keystore.origin, in: settings),
+            let path = key.values.first
+        {
+            identity = .pem(certificate: try settings.required(names.certificate), key: path)
+        }
+        trust = try settings.required(names.trust)
+        revocationLists = try settings.strings(names.crl)
+        trustPassphraseFile = try settings.string(names.trustPassphraseFile)
+        passphrase = try given.reader(file: settings.string(names.passphraseFile))
+    }
+
+    /// Loads everything anew each time; each file is read once in a load.
+    var source: TLSMaterialSource { TLSMaterialSource { try load() } }
+
+    func load() throws -> TLSMaterial {
+        let passphrase = try passphrase()
+        let lists = try revocationLists.flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
+        return TLSMaterial(identity: try loadIdentity(passphrase), trustStore: try loadTrust(passphrase, lists))
+    }
+
+    private func loadIdentity(_ passphrase: Passphrase?) throws -> Identity {
+        switch identity {
+        case .keystore(let path, let alias):
+            let bytes = try PrivateFile.read(path).bytes
+            return try Keystore(bytes: bytes, source: path, passphrase: passphrase).identity(alias: alias)
+        case .pem(let certificate, let key):
+            let keyBytes = try PrivateFile.read(key).bytes
+            return try Identity.pem(
+                chain: certificate == key ? keyBytes : LocalFile.contents(certificate), key: keyBytes, passphrase: passphrase,
+                source: certificate, keySource: key)
+        }
+    }
+
+    private func loadTrust(_ passphrase: Passphrase?, _ lists: [CertificateRevocationList]) throws -> TrustStore {
+        // A directory of PEM files: an authority is added, and taken away, as a file.
+        if Self.isDirectory(trust) {
+            let names = try LocalFile.names(in: trust).filter { $0.hasSuffix(".pem") || $0.hasSuffix(".crt") }.sorted()
+            let bytes = try names.flatMap { try LocalFile.contents("\(trust)/\($0)") + [UInt8(ascii: "\n")] }
+            return try TrustStore.pem(bytes, revocationLists: lists, source: trust)
+        }
+        let bytes = try LocalFile.contents(trust)
+        // DER (PKCS#12) begins with a SEQUENCE, JKS with FEEDFEED.
+        guard bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) else {
+            return try TrustStore.pem(bytes, revocationLists: lists, source: trust)
+        }
+        let own = try trustPassphraseFile.map { try Passphrase.file($0) }
+        return try Keystore(bytes: bytes, source: trust, passphrase: own ?? passphrase).trustStore(revocationLists: lists)
+    }
+
+    private static func rank(_ origin: Settings.Origin, in settings: Settings) -> Int {
+        if case .environment = origin { return 1 }
+        return settings.layers.firstIndex { $0.origin == origin } ?? settings.layers.count
+    }
+
+    private static func isDirectory(_ path: String) -> Bool {
+        guard let stream = unsafe opendir(path) else { return false }
+        unsafe closedir(stream)
+        return true
+    }
+}
+
+extension PassphraseOptions {
+    /// Reads a descriptor or a variable now, as they can be read once; a file each time it is needed, so that a reload sees a new one.
+    ///
+    /// - Parameter file: From the settings, the option included.
+    func reader(file: String?) throws -> @Sendable () throws -> Passphrase? {
+        if let passphraseFd {
+            let passphrase = try Passphrase.descriptor(passphraseFd)
+            return { passphrase }
+        }
+        if let passphraseEnv {
+            let passphrase = try Passphrase.environment(passphraseEnv)
+            return { passphrase }
+        }
+        return { try file.map { try Passphrase.file($0) } }
+    }
+
+    /// The passphrase, if one was given.
+    func passphrase() throws -> Passphrase? { try reader(file: passphraseFile)() }
+}
