@@ -53,12 +53,12 @@ final class ConditionLock: @unchecked Sendable {
 
 /// A thread of our own, joined once.
 @safe
-final class WorkerThread: @unchecked Sendable {
+package final class WorkerThread: @unchecked Sendable {
     // Safety: written once, before anybody else can see it.
     private let handle: pthread_t
 
     /// Starts `body` on a new thread; `name` (at most 15 bytes) is what `top -H` shows.
-    init(name: String, _ body: @escaping @Sendable () -> Void) throws(StorageError) {
+    package init(name: String, _ body: @escaping @Sendable () -> Void) throws(StorageError) {
         final class Start {
             let body: @Sendable () -> Void
             init(_ body: @escaping @Sendable () -> Void) { self.body = body }
@@ -92,7 +92,7 @@ final class WorkerThread: @unchecked Sendable {
     var isCurrent: Bool { pthread_equal(handle, pthread_self()) != 0 }
 
     /// Waits for the thread's end, or lets it end by itself when called on it. At most once.
-    func join() {
+    package func join() {
         if isCurrent {
             pthread_detach(handle)
         } else {

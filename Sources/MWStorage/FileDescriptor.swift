@@ -1,21 +1,21 @@
-import Glibc
+package import Glibc
 
 /// An open file, and the few things the store does with files itself. The opener closes it.
-struct FileDescriptor: Sendable {
-    let raw: CInt
+package struct FileDescriptor: Sendable {
+    package let raw: CInt
 
-    init(opening path: String, _ flags: CInt, mode: mode_t = 0) throws(StorageError) {
+    package init(opening path: String, _ flags: CInt, mode: mode_t = 0) throws(StorageError) {
         raw = unsafe open(path, flags | O_CLOEXEC, mode)
         guard raw >= 0 else { throw StorageError(errno: errno, subject: path) }
     }
 
-    func close() { _ = Glibc.close(raw) }
+    package func close() { _ = Glibc.close(raw) }
 
-    func write(_ bytes: [UInt8], subject: String) throws(StorageError) {
+    package func write(_ bytes: [UInt8], subject: String) throws(StorageError) {
         var written = 0
         while written < bytes.count {
             let count = unsafe bytes.span.bytes.withUnsafeBytes {
-                unsafe Glibc.write(raw, $0.baseAddress! + written, bytes.count - written)
+                unsafe Glibc.write(raw, $0.baseAddress?.advanced(by: written), bytes.count - written)
             }
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { throw StorageError(errno: errno, subject: subject) }
@@ -23,22 +23,22 @@ struct FileDescriptor: Sendable {
         }
     }
 
-    func sync(subject: String) throws(StorageError) {
+    package func sync(subject: String) throws(StorageError) {
         guard fsync(raw) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
 
-    func truncate(subject: String) throws(StorageError) {
+    package func truncate(subject: String) throws(StorageError) {
         guard ftruncate(raw, 0) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
 
     /// Takes `bytes` of free space for the file.
-    func allocate(bytes: Int, subject: String) throws(StorageError) {
+    package func allocate(bytes: Int, subject: String) throws(StorageError) {
         let reason = posix_fallocate(raw, 0, bytes)
         guard reason == 0 else { throw StorageError(errno: reason, subject: subject) }
     }
 
     /// Makes `path` and its missing parents, for this user only.
-    static func makeDirectories(_ path: String) throws(StorageError) {
+    package static func makeDirectories(_ path: String) throws(StorageError) {
         if unsafe mkdir(path, 0o700) == 0 { return try syncDirectory(parent(of: path)) }
         switch errno {
         case EEXIST:
@@ -54,7 +54,7 @@ struct FileDescriptor: Sendable {
     }
 
     /// Makes names that were created or renamed in `path` survive a power cut.
-    static func syncDirectory(_ path: String) throws(StorageError) {
+    package static func syncDirectory(_ path: String) throws(StorageError) {
         let directory = try FileDescriptor(opening: path, O_RDONLY | O_DIRECTORY)
         defer { directory.close() }
         // Some file systems cannot sync a directory, and need not.
@@ -62,7 +62,7 @@ struct FileDescriptor: Sendable {
     }
 
     /// Writes a file so that after a crash either the old one or the whole new one is there.
-    static func replace(_ path: String, with bytes: [UInt8]) throws(StorageError) {
+    package static func replace(_ path: String, with bytes: [UInt8]) throws(StorageError) {
         let new = path + ".new"
         let file = try FileDescriptor(opening: new, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
         defer { file.close() }
@@ -72,8 +72,24 @@ struct FileDescriptor: Sendable {
         try syncDirectory(parent(of: path))
     }
 
+    /// Copies a file's bytes.
+    package static func copy(_ source: String, to target: String) throws(StorageError) {
+        let from = try FileDescriptor(opening: source, O_RDONLY)
+        defer { from.close() }
+        let to = try FileDescriptor(opening: target, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
+        defer { to.close() }
+        var buffer = [UInt8](repeating: 0, count: 256 << 10)
+        while true {
+            let count = unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(from.raw, $0.baseAddress, $0.count) }
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw StorageError(errno: errno, subject: source) }
+            if count == 0 { return }
+            try to.write(count == buffer.count ? buffer : Array(buffer[..<count]), subject: target)
+        }
+    }
+
     /// The first `limit` bytes of a file; nil if there is none.
-    static func contents(of path: String, atMost limit: Int) throws(StorageError) -> [UInt8]? {
+    package static func contents(of path: String, atMost limit: Int) throws(StorageError) -> [UInt8]? {
         let file: FileDescriptor
         do throws(StorageError) { file = try FileDescriptor(opening: path, O_RDONLY) } catch {
             if errno == ENOENT { return nil }
@@ -83,7 +99,7 @@ struct FileDescriptor: Sendable {
         var reason: CInt = 0
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: limit) { buffer, count in
             while count < limit {
-                let got = unsafe Glibc.read(file.raw, buffer.baseAddress! + count, limit - count)
+                let got = unsafe Glibc.read(file.raw, buffer.baseAddress?.advanced(by: count), limit - count)
                 if got < 0, errno == EINTR { continue }
                 if got < 0 { reason = errno }
                 if got <= 0 { return }
@@ -95,7 +111,7 @@ struct FileDescriptor: Sendable {
     }
 
     /// The names in a directory, without `.` and `..`.
-    static func names(in path: String) throws(StorageError) -> [String] {
+    package static func names(in path: String) throws(StorageError) -> [String] {
         guard let directory = unsafe opendir(path) else { throw StorageError(errno: errno, subject: path) }
         defer { unsafe closedir(directory) }
         var names: [String] = []
@@ -106,7 +122,7 @@ struct FileDescriptor: Sendable {
         return names
     }
 
-    static func parent(of path: String) -> String {
+    package static func parent(of path: String) -> String {
         var end = path.endIndex
         while end > path.startIndex, path[path.index(before: end)] == "/" { end = path.index(before: end) }
         guard let slash = path[..<end].lastIndex(of: "/") else { return path[..<end].isEmpty ? path : "." }

@@ -1,3 +1,5 @@
+import Glibc
+
 /// One of the ordered maps that a store is made of.
 ///
 /// Every engine holds a single ordered map of bytes, since LevelDB has nothing else; a keyspace is the first byte of the
@@ -52,4 +54,24 @@ package struct KeyRange: Hashable, Sendable {
 package enum ScanDirection: Hashable, Sendable {
     case forward
     case backward
+}
+
+extension KeyRange {
+    /// Whether `key` is in the range.
+    package func contains(_ key: UnsafeRawBufferPointer) -> Bool {
+        guard unsafe !KeyRange.precedes(key, lower) else { return false }
+        guard let upper else { return true }
+        return unsafe KeyRange.precedes(key, upper)
+    }
+
+    private static func precedes(_ left: UnsafeRawBufferPointer, _ right: [UInt8]) -> Bool {
+        unsafe right.span.bytes.withUnsafeBytes { right in
+            let common = min(left.count, right.count)
+            guard common > 0, let leftStart = left.baseAddress, let rightStart = right.baseAddress else {
+                return left.count < right.count
+            }
+            let order = unsafe memcmp(leftStart, rightStart, common)
+            return order != 0 ? order < 0 : left.count < right.count
+        }
+    }
 }

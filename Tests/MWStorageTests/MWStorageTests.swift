@@ -18,3 +18,8 @@ import Testing
         }
     }
 }
+
+@Suite struct MemoryContract {
+    @Test("the in-memory engine does what every engine must", arguments: EngineContract.claims)
+    func contract(claim: EngineContract) async throws { try await claim.check(.memory()) }
+}

@@ -1,0 +1,82 @@
+import CRocksDB
+import MWStorage
+
+extension RocksDBDatabase {
+    /// Bits of the filter for each key: 1 % of lookups of absent keys read a block.
+    private static let filterBitsPerKey = 10.0
+    /// Size of a block of a table, in bytes: a few values of 1 KiB.
+    private static let blockBytes = 8 << 10
+    /// Table layout that has the current filters and checksums.
+    private static let tableFormatVersion: CInt = 5
+    /// Threads that flush and compact: they share two cores with the event loops.
+    private static let backgroundJobs: CInt = 2
+    /// Tables are handed to the disk in pieces of this size, in bytes, so that a log sync does not wait for a whole table.
+    private static let bytesPerSync: UInt64 = 1 << 20
+    /// Space taken at once for the manifest, in bytes. RocksDB's 4 MiB is much on a small disk.
+    private static let manifestPreallocationBytes = 64 << 10
+    /// Level of event logging: warnings. (0 debug, 1 info, 2 warnings, 3 errors.)
+    private static let warningLevel: CInt = 2
+
+    /// What the C interface has no function for.
+    ///
+    /// - `max_bgerror_resume_count=0`: RocksDB must not resume by itself after a failed write; the store opens it anew.
+    /// - `track_and_verify_wals_in_manifest`: a log file that is missing or too short is found out on opening.
+    private static let namedOptions = "max_bgerror_resume_count=0;track_and_verify_wals_in_manifest=true"
+
+    static func makeReadOptions() -> OpaquePointer {
+        guard let options = unsafe rocksdb_readoptions_create() else { fatalError("out of memory") }
+        unsafe rocksdb_readoptions_set_verify_checksums(options, 1)
+        return unsafe options
+    }
+
+    static func makeOptions(_ engineOptions: EngineOptions, directory: String) throws(StorageError) -> OpaquePointer {
+        guard let base = unsafe rocksdb_options_create(), let options = unsafe rocksdb_options_create() else {
+            fatalError("out of memory")
+        }
+        defer { unsafe rocksdb_options_destroy(base) }
+        do throws(StorageError) {
+            try unsafe check(directory) { unsafe rocksdb_get_options_from_string(base, namedOptions, options, $0) }
+        } catch {
+            unsafe rocksdb_options_destroy(options)
+            throw error
+        }
+        unsafe rocksdb_options_set_create_if_missing(options, 1)
+        unsafe rocksdb_options_set_paranoid_checks(options, 1)
+        // The tail of the log that a crash tore was never acknowledged; damage before it was, and is an error on opening,
+        // where point-in-time recovery would drop what follows in silence and absolute consistency would refuse every crash.
+        unsafe rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
+        unsafe rocksdb_options_set_write_buffer_size(options, engineOptions.writeBufferBytes)
+        unsafe rocksdb_options_set_max_open_files(options, CInt(clamping: engineOptions.maximumOpenFiles))
+        unsafe rocksdb_options_set_max_background_jobs(options, backgroundJobs)
+        unsafe rocksdb_options_set_compression(options, CInt(rocksdb_lz4_compression))
+        unsafe rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
+        unsafe rocksdb_options_set_bytes_per_sync(options, bytesPerSync)
+        unsafe rocksdb_options_set_manifest_preallocation_size(options, manifestPreallocationBytes)
+        // One thread writes: nothing to gain from letting several into the memtable, and spinning takes the core of a loop.
+        unsafe rocksdb_options_set_allow_concurrent_memtable_write(options, 0)
+        unsafe rocksdb_options_set_enable_write_thread_adaptive_yield(options, 0)
+        unsafe rocksdb_options_set_info_log_level(options, warningLevel)
+        unsafe rocksdb_options_set_max_log_file_size(options, engineOptions.informationLogBytes)
+        unsafe rocksdb_options_set_keep_log_file_num(options, engineOptions.informationLogCount)
+        unsafe rocksdb_options_set_stats_dump_period_sec(options, 0)
+        unsafe setTableOptions(options, engineOptions)
+        return unsafe options
+    }
+
+    private static func setTableOptions(_ options: OpaquePointer, _ engineOptions: EngineOptions) {
+        let table = unsafe rocksdb_block_based_options_create()
+        let cache = unsafe rocksdb_cache_create_lru(engineOptions.cacheBytes)
+        unsafe rocksdb_block_based_options_set_block_cache(table, cache)
+        unsafe rocksdb_block_based_options_set_block_size(table, blockBytes)
+        unsafe rocksdb_block_based_options_set_format_version(table, tableFormatVersion)
+        // Indexes and filters count against the cache, so that memory is bounded by it.
+        unsafe rocksdb_block_based_options_set_cache_index_and_filter_blocks(table, 1)
+        unsafe rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1)
+        unsafe rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1)
+        // The table options take the filter; the options take copies of the table options and of the cache.
+        unsafe rocksdb_block_based_options_set_filter_policy(table, rocksdb_filterpolicy_create_bloom_full(filterBitsPerKey))
+        unsafe rocksdb_options_set_block_based_table_factory(options, table)
+        unsafe rocksdb_block_based_options_destroy(table)
+        unsafe rocksdb_cache_destroy(cache)
+    }
+}
