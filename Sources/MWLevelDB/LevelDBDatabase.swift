@@ -74,8 +74,8 @@ final class LevelDBDatabase: @unchecked Sendable {
     private static func free(
         _ read: [OpaquePointer], _ write: [OpaquePointer], _ options: OpaquePointer, _ cache: OpaquePointer, _ filter: OpaquePointer
     ) {
-        for unsafepointer in unsafe read { unsafe leveldb_readoptions_destroy(pointer) }
-        for unsafepointer in unsafe write { unsafe leveldb_writeoptions_destroy(pointer) }
+        unsafe read.forEach { unsafe leveldb_readoptions_destroy($0) }
+        unsafe write.forEach { unsafe leveldb_writeoptions_destroy($0) }
         unsafe leveldb_options_destroy(options)
         unsafe leveldb_cache_destroy(cache)
         unsafe leveldb_filterpolicy_destroy(filter)
@@ -84,7 +84,7 @@ final class LevelDBDatabase: @unchecked Sendable {
     func close() {
         let isFirst = snapshots.withLock { state in
             if state.isClosed { return false }
-            for unsafesnapshot in unsafe state.pointers { unsafe leveldb_release_snapshot(pointer, snapshot) }
+            unsafe state.pointers.forEach { unsafe leveldb_release_snapshot(pointer, $0) }
             unsafe state.pointers.removeAll()
             state.isClosed = true
             return true

@@ -72,7 +72,7 @@ final class RocksDBDatabase: @unchecked Sendable {
     func close() {
         let isFirst = snapshots.withLock { state in
             if state.isClosed { return false }
-            for unsafesnapshot in unsafe state.pointers { unsafe rocksdb_release_snapshot(pointer, snapshot) }
+            unsafe state.pointers.forEach { unsafe rocksdb_release_snapshot(pointer, $0) }
             unsafe state.pointers.removeAll()
             state.isClosed = true
             return true
