@@ -122,14 +122,19 @@ let package = Package(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
             swiftSettings: settings),
 
+        // Writes, acknowledges and gets killed, for the tests of what survives.
+        .executableTarget(
+            name: "mwstorage-crash", dependencies: ["MWStorage", "MWRocksDB", "MWLevelDB"], path: "Tests/mwstorage-crash",
+            swiftSettings: settings),
+
         tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),
         tests(of: "MWKeystore", ["MWPKI", "TestCertificates"]),
         tests(of: "MWTLS", ["MWPKI", "TestCertificates", nioCore, nioEmbedded, nioPosix]),
         tests(of: "MWWebSocket", [nioCore]),
         tests(of: "MWProtocol", [nioCore]),
         tests(of: "MWStorage", ["EngineContract"]),
-        tests(of: "MWRocksDB", ["MWStorage", "EngineContract"]),
-        tests(of: "MWLevelDB", ["MWStorage", "EngineContract"]),
+        tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
+        tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(
             of: "MWServer",
             [

@@ -91,12 +91,11 @@ package final class WorkerThread: @unchecked Sendable {
 
     var isCurrent: Bool { pthread_equal(handle, pthread_self()) != 0 }
 
-    /// Waits for the thread's end, or lets it end by itself when called on it. At most once.
+    /// Waits for the thread's end, or lets it end by itself when called on it. Either this or `detach`, once.
     package func join() {
-        if isCurrent {
-            pthread_detach(handle)
-        } else {
-            pthread_join(handle, nil)
-        }
+        if isCurrent { detach() } else { pthread_join(handle, nil) }
     }
+
+    /// Lets the thread end by itself.
+    package func detach() { pthread_detach(handle) }
 }

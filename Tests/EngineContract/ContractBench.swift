@@ -107,3 +107,15 @@ package final class TestThread: Sendable {
         if let error = failure.error.withLock({ $0 }) { throw error }
     }
 }
+
+/// Runs what blocks on a thread of its own, so that it does not hold up the other tests' tasks.
+package func onOwnThread<R: Sendable>(_ body: @escaping @Sendable () throws -> R) async throws -> R {
+    try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<R, any Error>) in
+        do {
+            let thread = try WorkerThread(name: "mw-blocking") { continuation.resume(with: Result { try body() }) }
+            thread.detach()
+        } catch {
+            continuation.resume(throwing: error)
+        }
+    }
+}

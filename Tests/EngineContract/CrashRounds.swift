@@ -9,24 +9,30 @@ package enum CrashRounds {
     /// that no prefix was given twice.
     package static func run(_ factory: StorageEngineFactory, count: Int, durability: Durability, seed: UInt64) async throws {
         try await withTemporaryDirectory { directory in
-            var random = SeededRandom(seed: seed)
-            var prefixes: Set<Substring> = []
-            var acknowledged = 0
-            for round in 0..<count {
-                let limit = Int.random(in: 0...120, using: &random)
-                let lines = try CrashingProcess.run(
-                    [factory.name, directory + "/store", String(round), durability.rawValue], untilLines: 1 + limit)
-                try #require(lines.first == "ready", "\(lines.prefix(3))")
-                #expect(!lines.contains { $0.hasPrefix("failed") }, "\(lines.first { $0.hasPrefix("failed") } ?? "")")
-                let batches = lines.filter { $0.hasPrefix("batch ") }.map { String($0.dropFirst(6)) }
-                for line in lines where line.hasPrefix("prefix ") {
-                    #expect(prefixes.insert(line.dropFirst(7)).inserted, "\(line) was given twice")
-                }
-                acknowledged += batches.count
-                try check(factory, directory + "/store", round: round, acknowledged: Set(batches))
-            }
-            #expect(acknowledged > count, "the rounds did not get to write")
+            try await onOwnThread { try run(factory, count: count, durability: durability, seed: seed, in: directory) }
         }
+    }
+
+    private static func run(
+        _ factory: StorageEngineFactory, count: Int, durability: Durability, seed: UInt64, in directory: String
+    ) throws {
+        var random = SeededRandom(seed: seed)
+        var prefixes: Set<Substring> = []
+        var acknowledged = 0
+        for round in 0..<count {
+            let limit = Int.random(in: 0...120, using: &random)
+            let lines = try CrashingProcess.run(
+                [factory.name, directory + "/store", String(round), durability.rawValue], untilLines: 1 + limit)
+            try #require(lines.first == "ready", "\(lines.prefix(3))")
+            #expect(!lines.contains { $0.hasPrefix("failed") }, "\(lines.first { $0.hasPrefix("failed") } ?? "")")
+            let batches = lines.filter { $0.hasPrefix("batch ") }.map { String($0.dropFirst(6)) }
+            for line in lines where line.hasPrefix("prefix ") {
+                #expect(prefixes.insert(line.dropFirst(7)).inserted, "\(line) was given twice")
+            }
+            acknowledged += batches.count
+            try check(factory, directory + "/store", round: round, acknowledged: Set(batches))
+        }
+        #expect(acknowledged > count, "the rounds did not get to write")
     }
 
     private static func check(
@@ -56,7 +62,7 @@ enum CrashingProcess {
     static func run(_ arguments: [String], untilLines count: Int) throws -> [String] {
         var ends: [CInt] = [0, 0]
         guard unsafe pipe(&ends) == 0 else { throw StorageError(errno: errno, subject: "pipe") }
-        var actions = posix_spawn_file_actions_t()
+        var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         unsafe posix_spawn_file_actions_adddup2(&actions, ends[1], 1)
         unsafe posix_spawn_file_actions_addclose(&actions, ends[0])

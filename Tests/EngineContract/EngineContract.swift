@@ -12,7 +12,9 @@ package struct EngineContract: Sendable, CustomTestStringConvertible {
     private init(_ claim: String, _ body: @escaping @Sendable (ContractBench) throws -> Void) {
         self.testDescription = claim
         self.check = { factory in
-            try await withTemporaryDirectory { directory in try body(ContractBench(factory: factory, directory: directory)) }
+            try await withTemporaryDirectory { directory in
+                try await onOwnThread { try body(ContractBench(factory: factory, directory: directory)) }
+            }
         }
     }
 
