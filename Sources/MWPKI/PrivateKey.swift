@@ -93,6 +93,10 @@ internal import COpenSSL
         guard let passphrase else {
             return try unsafe pkcs8().withUnsafeBytes { unsafe SecretBytes(PEM.encodeBytes(label: "PRIVATE KEY", $0)) }
         }
+        // Without one, OpenSSL would ask on the terminal.
+        guard !passphrase.secret.isEmpty else {
+            throw PKIError(.passphraseMissing, subject: "private key", "an empty passphrase protects nothing")
+        }
         OpenSSL.clearErrors()
         let text = unsafe passphrase.withUnsafeBytes { secret in
             unsafe OpenSSL.print { bio in

@@ -14,7 +14,7 @@ public struct TLSMaterial: Sendable {
 
 /// Where `TLSMaterial` comes from. Loaded at the start and again on each reload; when a load fails, the material in use stays.
 public struct TLSMaterialSource: Sendable {
-    /// Reads everything anew.
+    /// Reads everything anew. Blocks for the reading and for checking the keys (RSA takes some tens of milliseconds): not on an event loop.
     package let load: @Sendable () throws -> TLSMaterial
 
     package init(load: @escaping @Sendable () throws -> TLSMaterial) { self.load = load }

@@ -19,7 +19,9 @@ package struct TrustStore: Sendable {
     private let indices: [CertificateFingerprint: Int]
 
     /// Throws for an empty store, an anchor too weak to verify anything, and, where any revocation list is given: a list that
-    /// is out of date at `now` or not signed by an anchor, and an anchor without a list.
+    /// is out of date at `now` or not signed by an anchor, an anchor without a list, and one whose issuer is no anchor.
+    ///
+    /// So with lists, intermediate authorities belong into the store, beside their root.
     package init(
         anchors: [TrustAnchor], revocationLists: [CertificateRevocationList] = [], at now: Timestamp = .now(),
         source: String = "trust store"
@@ -96,5 +98,15 @@ package struct TrustStore: Sendable {
                     ? "add its list, or remove the authority"
                     : "remove it from the trust store, or use no revocation lists: removing it is how it is revoked")
         }
+        for anchor in anchors where !anchor.certificate.isSelfSigned && !anchors.contains(where: { isIssuer($0, of: anchor) }) {
+            throw PKIError(
+                .revocationListMissing, subject: "\(source), \(anchor.alias ?? anchor.certificate.subject)",
+                "nobody can say whether this authority was revoked: its issuer is not in the trust store",
+                expected: "a certificate of \(anchor.certificate.issuer)", remedy: "add its issuer, and the issuer's revocation list")
+        }
+    }
+
+    private func isIssuer(_ issuer: TrustAnchor, of anchor: TrustAnchor) -> Bool {
+        issuer.certificate.subject == anchor.certificate.issuer && anchor.certificate.isSigned(by: issuer.certificate)
     }
 }

@@ -150,10 +150,16 @@ enum ContextPolicy {
         _ policy: TLSPolicy, _ trustStore: TrustStore, _ verification: ServerVerification?, in context: OpaquePointer
     ) {
         let parameters = unsafe SSL_CTX_get0_param(context)
-        // PARTIAL_CHAIN: an anchor need not be a root, and an anchor is found by its certificate, not only by its name (tls.md finding 1).
-        var flags = UInt(X509_V_FLAG_PARTIAL_CHAIN | X509_V_FLAG_TRUSTED_FIRST)
-        // Lists in the store without these flags are silently ignored (tls.md case 7); CRL_CHECK alone looks at the leaf only.
-        if !trustStore.revocationLists.isEmpty { flags |= UInt(X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL) }
+        var flags = UInt(X509_V_FLAG_TRUSTED_FIRST)
+        if trustStore.revocationLists.isEmpty {
+            // An anchor need not be a root, and is found by its certificate, not only by its name (tls.md finding 1).
+            flags |= UInt(X509_V_FLAG_PARTIAL_CHAIN)
+        } else {
+            // Lists in the store without these flags are silently ignored (tls.md case 7); CRL_CHECK alone looks at the leaf only. Not
+            // with PARTIAL_CHAIN: a chain that ends in an intermediate asks for a list of its issuer, which is then never found (error 3).
+            // `TrustStore` admits lists only where each anchor leads to a root that is an anchor too.
+            flags |= UInt(X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
+        }
         _ = unsafe X509_VERIFY_PARAM_set_flags(parameters, flags)
         if let moment = policy.verificationTime {
             unsafe X509_VERIFY_PARAM_set_time(parameters, time_t(moment.secondsSince1970))

@@ -23,6 +23,7 @@ import Testing
     @Test func `A wrong or missing passphrase has its own error, and nothing asks for one`() throws {
         let encrypted = try PrivateKey.generate().pem(passphrase: Passphrase("right")).bytes
         #expect(throws: PKIError(.passphraseMissing, subject: "", "")) { try PrivateKey(pem: encrypted, source: "x") }
+        #expect(throws: PKIError(.passphraseMissing, subject: "", "")) { try PrivateKey.generate().pem(passphrase: Passphrase("")) }
         for wrong in ["wrong", "", "right\n"] {
             #expect(throws: PKIError(.passphraseRejected, subject: "", "")) {
                 try PrivateKey(pem: encrypted, passphrase: Passphrase(wrong), source: "x")

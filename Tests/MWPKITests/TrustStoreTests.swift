@@ -107,6 +107,27 @@ import Testing
         #expect(error.what.contains("a peer's own certificate"), "\(error)")
     }
 
+    @Test func `An authority below another needs the other, and its list, beside it`() throws {
+        let root = try TestAuthority()
+        let below = try root.intermediate()
+        let lists = try [root.revocationList(), below.revocationList()]
+        let lower = TrustAnchor(certificate: below.certificate)
+        let store = try TrustStore(anchors: [TrustAnchor(certificate: root.root), lower], revocationLists: lists)
+        #expect(store.anchors.count == 2)
+        let error = try #require(throws: PKIError.self) { try TrustStore(anchors: [lower], revocationLists: [lists[1]]) }
+        #expect(error.code == .revocationListMissing)
+        #expect(error.expected == "a certificate of CN=Test CA")
+        // Without lists it may stand alone.
+        #expect(try TrustStore(anchors: [lower]).anchors == [lower])
+
+        let directory = try TemporaryDirectory()
+        let anchors = try directory.write("anchors.pem", store.anchors.map(\.certificate.pem).joined())
+        let files = try directory.write("crl.pem", lists.map(\.pem).joined())
+        let leaf = try directory.write("leaf.pem", try below.issueClient().leaf.pem)
+        let result = try openssl("verify", "-x509_strict", "-crl_check_all", "-CAfile", anchors, "-CRLfile", files, leaf)
+        #expect(result.succeeded, "\(result.output)")
+    }
+
     @Test func `Lists that say less than they seem to are refused`() throws {
         let authority = try TestAuthority()
         #expect(try code { try authority.revocationList { $0.nextUpdate = nil } } == .revocationListMalformed)
