@@ -30,6 +30,7 @@ let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
 let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
@@ -99,7 +100,7 @@ let package = Package(
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
                 "MWServer", "MWClient",
-                nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, argumentParser, configuration, histogram,
+                nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, unixSignals, argumentParser, configuration, histogram,
             ],
             swiftSettings: settings),
 

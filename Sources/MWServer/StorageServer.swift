@@ -73,6 +73,16 @@ public final class StorageServer: Service, Sendable {
         }
     }
 
+    /// Looks for what would keep the server from starting: configuration, addresses, certificates. Opens nothing and changes nothing.
+    ///
+    /// Throws ``ServerError``.
+    public func check() throws {
+        try self.configuration.validate()
+        var resolved: [SocketAddress] = []
+        for address in self.configuration.addresses { resolved += try address.resolved() }
+        _ = try self.loadContext(for: resolved)
+    }
+
     /// Where it listens, with the ports that the system chose; empty unless it runs.
     public var listeningAddresses: [ListenAddress] {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return [] }

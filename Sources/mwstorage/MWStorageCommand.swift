@@ -16,7 +16,10 @@ struct MWStorageCommand: AsyncParsableCommand {
             73 cannot create output; 74 input or output failed; 75 outcome unknown, try again; 76 protocol mismatch; 77 forbidden; \
             78 configuration invalid; 80 the server refused our certificate; 81 we refuse the server; 82 history compacted.
             """,
-        subcommands: [ConfigCommand.self, ContextCommand.self, VersionCommand.self])
+        subcommands: [
+            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self,
+            ConfigCommand.self, ContextCommand.self, VersionCommand.self,
+        ])
 
     static func main() async {
         // A closed pipe or socket is an error of the call that met it.

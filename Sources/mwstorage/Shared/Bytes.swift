@@ -2,17 +2,20 @@ import ArgumentParser
 
 /// Keys and values on the command line and in output: bytes that are shown as text where they are text.
 ///
-/// In JSON: `{"value": …, "encoding": "utf8" | "base64"}`; utf8 wherever the bytes are valid UTF-8.
+/// In JSON: `{"key":…,"value":…,"encoding":"utf8"|"base64"}`; utf8 wherever all of the bytes are valid UTF-8.
 enum Bytes {
     static func json(_ bytes: [UInt8]) -> JSONValue {
         let (value, encoding) = text(bytes)
         return .object([("value", .string(value)), ("encoding", .string(encoding))])
     }
 
-    /// The members of an object that has a key and a value, with one encoding for each.
+    /// A key and its value, both in one encoding. A value that is absent is null.
     static func json(key: [UInt8], value: [UInt8]?) -> JSONValue {
-        guard let value else { return .object([("key", json(key)), ("value", .null)]) }
-        return .object([("key", json(key)), ("value", json(value))])
+        let isText = text(key).encoding == "utf8" && value.map { text($0).encoding == "utf8" } ?? true
+        let written: ([UInt8]) -> JSONValue = { .string(isText ? text($0).value : base64($0)) }
+        return .object([
+            ("key", written(key)), ("value", value.map(written) ?? .null), ("encoding", .string(isText ? "utf8" : "base64")),
+        ])
     }
 
     /// UTF-8 text if the bytes are valid, else Base64 (RFC 4648 §4), and which of the two.

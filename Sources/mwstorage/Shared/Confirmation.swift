@@ -1,11 +1,9 @@
-import Glibc
-
 /// A destructive command asks a person, and wants `--yes` from a script.
 enum Confirmation {
     /// - Throws: `CommandFailure`: status 64 if nobody can be asked, 1 if the answer is not yes.
     static func ask(_ question: String, yes: Bool) throws {
         if yes { return }
-        guard isatty(STDIN_FILENO) == 1, Output.isErrorTerminal else {
+        guard Output.isInputTerminal, Output.isErrorTerminal else {
             throw CommandFailure(
                 .usage, "not done: this must be confirmed", why: question, remedy: "add --yes (or look first with --dry-run)")
         }

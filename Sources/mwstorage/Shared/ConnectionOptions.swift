@@ -1,4 +1,5 @@
 import ArgumentParser
+import MWClient
 import MWPKI
 import MWTLS
 
@@ -86,15 +87,12 @@ extension ConnectionOptions {
     }
 
     /// How the server is verified: by the endpoint's name, by another one, or by its certificate.
-    func verification(_ settings: Settings, host: String) throws -> ServerVerification {
-        let name = try settings.value(.serverName, expected: "a host name or an address") { ServerName($0) } ?? ServerName(host)
-        let pins = try settings.values(.pinServer, expected: "sha256: and 64 hexadecimal digits") { CertificateFingerprint($0) }
-        if !pins.isEmpty { return .pinned(Set(pins), sni: name) }
-        guard let name else {
-            throw CommandFailure(
-                .configurationInvalid, "'\(host)' is neither a host name nor an address",
-                remedy: "correct the endpoint, or give --server-name")
+    func verification(_ settings: Settings) throws -> StorageClientConfiguration.Verification {
+        let pins = try settings.values(.pinServer, expected: "sha256: and 64 hexadecimal digits") {
+            CertificateFingerprint($0)?.description
         }
-        return .name(name)
+        if !pins.isEmpty { return .pinned(sha256: pins) }
+        let name = try settings.value(.serverName, expected: "a host name or an address") { ServerName($0)?.description }
+        return name.map { .name($0) } ?? .nameFromEndpoint
     }
 }

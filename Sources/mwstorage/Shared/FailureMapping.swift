@@ -1,6 +1,8 @@
+import MWClient
 import MWKeystore
 import MWPKI
 import MWProtocol
+import MWServer
 import MWStorage
 import MWTLS
 import MWWebSocket
@@ -11,6 +13,8 @@ extension CommandFailure {
         switch error {
         case let failure as CommandFailure: self = failure
         case let error as PKIError: self.init(error)
+        case let error as ClientError: self.init(error)
+        case let error as ServerError: self.init(error)
         case let error as KeystoreError: self.init(error)
         case let error as TLSError: self.init(error)
         case let error as StorageError: self.init(error)
@@ -57,6 +61,48 @@ extension CommandFailure {
             status, "\(error.subject): \(error.what)",
             why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying),
             remedy: error.remedy, code: "pki.\(error.code)")
+    }
+
+    private init(_ error: ClientError) {
+        let status: ExitStatus =
+            switch error.code {
+            case .notSent, .unreachable, .closed: .unreachable
+            case .outcomeUnknown, .connectionLost, .refused, .queueFull: .outcomeUnknown
+            case .unauthenticated: .certificateRefused
+            case .forbidden: .forbidden
+            case .serverNotTrusted: .serverRefused
+            case .identityUnusable: .configurationInvalid
+            case .protocolMismatch: .protocolMismatch
+            case .deadlineExceeded: error.mayHaveTakenEffect ? .outcomeUnknown : .unreachable
+            case .cancelled: error.mayHaveTakenEffect ? .outcomeUnknown : .interrupted
+            case .invalidArgument: .badInput
+            default: .internalError
+            }
+        self.init(
+            status, "\(error.subject): \(error.what)",
+            why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying.map { ["\($0)"] } ?? []),
+            remedy: error.remedy, code: "client.\(error.code)")
+    }
+
+    /// A store or a certificate that cannot be used says more than the server that cannot start because of it.
+    private init(_ error: ServerError) {
+        if let underlying = error.underlying {
+            let inner = CommandFailure(underlying)
+            if inner.status != .internalError {
+                self = error.code == .materialRejected ? inner.ofConfiguration : inner
+                return
+            }
+        }
+        let status: ExitStatus =
+            switch error.code {
+            case .addressUnavailable: .unreachable
+            case .wrongState: .internalError
+            case .storageUnavailable: .inputOutput
+            default: .configurationInvalid
+            }
+        self.init(
+            status, "\(error.subject): \(error.what)", why: error.underlying.map { "\($0)" }, remedy: error.remedy,
+            code: "server.\(error.code)")
     }
 
     private init(_ error: KeystoreError) {

@@ -31,6 +31,7 @@ protocol CommandWithOutput: ParsableCommand {
 /// Standard output is data, standard error is talk.
 enum Output {
     static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
+    static var isInputTerminal: Bool { isatty(STDIN_FILENO) == 1 }
     static var isErrorTerminal: Bool { isatty(STDERR_FILENO) == 1 }
 
     /// Writes exactly these bytes to standard output.

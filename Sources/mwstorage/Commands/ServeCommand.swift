@@ -1,0 +1,184 @@
+import ArgumentParser
+import Glibc
+import Logging
+import MWLevelDB
+import MWPKI
+import MWRocksDB
+import MWServer
+import MWStorage
+import UnixSignals
+
+/// `mwstorage serve`.
+struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
+    static let configuration = CommandConfiguration(
+        commandName: "serve", abstract: "Serve a store over WebSocket with mutual TLS.",
+        discussion: """
+            Says on standard output where it listens, one line for each address, once it does; its log goes to standard error. SIGTERM and \
+            SIGINT drain: nothing new is accepted, what runs is answered, every connection is closed with 1001; the exit code is 0 then. A \
+            second signal ends at once. SIGHUP loads certificates, keys, trust and revocation lists anew, all or nothing.
+            """)
+
+    @OptionGroup(title: "Server") var options: ServeOptions
+    @OptionGroup(title: "Passphrase of the key or keystore") var passphrase: PassphraseOptions
+    @OptionGroup(title: "Configuration") var configuration: ConfigurationOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let settings = try await configuration.settings(flags: options.flags(passphrase))
+        let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .info)
+        let server = StorageServer(
+            configuration: try StorageServerConfiguration(settings, passphrase: passphrase), logger: logger)
+        if options.check {
+            do { try server.check() } catch { throw CommandFailure(error).ofConfiguration }
+            Output.note("good: configuration, addresses and certificates")
+            return
+        }
+        // Before the start, so that no signal meets its default.
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sighup)
+        try await server.start()
+        for address in server.listeningAddresses {
+            let line =
+                output.format?.isJSON == true
+                ? JSONValue.object([("listening", .string("wss://\(address)"))]).text : "listening on wss://\(address)"
+            try Output.line(line)
+        }
+        await serve(server, until: signals)
+    }
+
+    /// Reloads and drains as the signals say; returns when the server has stopped.
+    private func serve(_ server: StorageServer, until signals: UnixSignalsSequence) async {
+        let format = output.format ?? .text
+        let (stopRequests, requestStop) = AsyncStream<Void>.makeStream()
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask {
+                for await _ in stopRequests { break }
+                await server.stop()
+            }
+            group.addTask {
+                var isDraining = false
+                for await signal in signals {
+                    if signal == .sighup {
+                        // The server has logged why, and goes on with what it has.
+                        try? await server.reload()
+                    } else if isDraining {
+                        let failure = CommandFailure(
+                            signal == .sigint ? .interrupted : .terminated, "ended before the drain was complete",
+                            why: "a second signal came")
+                        Output.failure(failure, format: format)
+                        Glibc.exit(failure.status.rawValue)
+                    } else {
+                        isDraining = true
+                        requestStop.yield()
+                    }
+                }
+            }
+            await group.next()
+            group.cancelAll()
+        }
+    }
+}
+
+/// What `mwstorage serve` can be told. No option has a default here: that would hide environment and files.
+struct ServeOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("Data directory.", valueName: "directory"))
+    var data: String?
+
+    @Option(help: ArgumentHelp("Address to listen on; repeat for several (default: localhost:8443).", valueName: "host:port"))
+    var listen: [HostAndPort] = []
+
+    @Option(help: ArgumentHelp("rocksdb (default) or leveldb.", valueName: "name"))
+    var engine: String?
+
+    @Option(help: ArgumentHelp("sync: a write is on disk before it is answered (default); os: the system has it.", valueName: "sync|os"))
+    var durability: String?
+
+    @Option(help: ArgumentHelp("Threads that serve connections (default: one for each core).", valueName: "count"))
+    var eventLoops: Int?
+
+    @Option(help: ArgumentHelp("PEM file of the server's certificate chain, leaf first.", valueName: "file"))
+    var certificate: String?
+
+    @Option(help: ArgumentHelp("PEM file of the server's private key; readable by its owner only.", valueName: "file"))
+    var key: String?
+
+    @Option(help: ArgumentHelp("PKCS#12 or JKS file of the server's identity, in place of --certificate and --key.", valueName: "file"))
+    var keystore: String?
+
+    @Option(help: ArgumentHelp("Which entry of the keystore.", valueName: "alias"))
+    var keystoreAlias: String?
+
+    @Option(
+        help: ArgumentHelp("PEM file, directory of PEM files, or keystore of the certificates clients may be signed by.", valueName: "file")
+    )
+    var trust: String?
+
+    @Option(help: ArgumentHelp("File with the passphrase of a keystore given as --trust, if it is another one.", valueName: "file"))
+    var trustPassphraseFile: String?
+
+    @Option(help: ArgumentHelp("PEM file of a revocation list of the clients' CA; repeat for several.", valueName: "file"))
+    var crl: [String] = []
+
+    @Option(help: ArgumentHelp("How long SIGTERM waits for what runs (default: 10s).", valueName: "span"))
+    var drainTimeout: TimeSpan?
+
+    @Option(help: ArgumentHelp("Connections at a time (default: 10000).", valueName: "count"))
+    var maximumConnections: Int?
+
+    @Option(help: ArgumentHelp("Largest message (default: 16MiB).", valueName: "size"))
+    var maximumMessage: ByteSize?
+
+    @Option(help: ArgumentHelp("trace, debug, info, notice, warning, error or critical (default: info).", valueName: "level"))
+    var logLevel: String?
+
+    @Option(help: ArgumentHelp("text (default) or json.", valueName: "form"))
+    var logFormat: String?
+
+    @Flag(help: "Only check configuration, addresses and certificates; the exit code is 78 if something is wrong.")
+    var check = false
+
+    func flags(_ passphrase: PassphraseOptions) -> [Setting: [String]] {
+        var flags: [Setting: [String]] = [.serveListen: listen.map(\.description), .serveCRL: crl]
+        let single: [(Setting, String?)] = [
+            (.serveData, data), (.serveEngine, engine), (.serveDurability, durability), (.serveEventLoops, eventLoops.map { "\($0)" }),
+            (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
+            (.serveTrust, trust), (.serveTrustPassphraseFile, trustPassphraseFile), (.servePassphraseFile, passphrase.passphraseFile),
+            (.serveDrainTimeout, drainTimeout?.description), (.serveMaximumConnections, maximumConnections.map { "\($0)" }),
+            (.serveMaximumMessage, maximumMessage?.description), (.logLevel, logLevel), (.logFormat, logFormat),
+        ]
+        for (setting, value) in single { if let value { flags[setting] = [value] } }
+        return flags.filter { !$0.value.isEmpty }
+    }
+}
+
+extension StorageServerConfiguration {
+    /// From all layers of settings.
+    init(_ settings: Settings, passphrase: PassphraseOptions) throws {
+        let material = try CommandFailure.configuration { try Material(settings, names: .server, passphrase: passphrase) }
+        let engine = try settings.value(.serveEngine, expected: "rocksdb or leveldb") { StorageEngineFactory(named: $0) }
+        self.init(tls: material.source, engine: engine ?? .rocksDB, dataDirectory: try settings.required(.serveData))
+        addresses = try settings.values(.serveListen, expected: "HOST:PORT; an IPv6 address in brackets") { HostAndPort(argument: $0) }
+            .map { ListenAddress(host: $0.host, port: $0.port) }
+        if let value = try settings.value(.serveDurability, expected: "sync or os", { Durability(rawValue: $0) }) { durability = value }
+        eventLoops = try settings.value(.serveEventLoops, expected: "a number, 1 or more") { Int($0) }
+        if let value = try settings.value(.serveDrainTimeout, expected: "a span of time: 30s, 5m", { TimeSpan(argument: $0) }) {
+            drainTimeout = value.duration
+        }
+        if let value = try settings.value(.serveMaximumConnections, expected: "a number, 1 or more", { Int($0) }) {
+            limits.maximumConnections = value
+        }
+        if let value = try settings.value(.serveMaximumMessage, expected: "a size: 16MiB", { ByteSize(argument: $0) }) {
+            limits.maximumMessageBytes = value.bytes
+        }
+    }
+}
+
+extension StorageEngineFactory {
+    /// The engines that can be named on a command line.
+    init?(named name: String) {
+        switch name {
+        case "rocksdb": self = .rocksDB
+        case "leveldb": self = .levelDB
+        default: return nil
+        }
+    }
+}
