@@ -32,6 +32,9 @@ extension ListenAddress {
         guard (0...Int(UInt16.max)).contains(self.port) else {
             throw ServerError(.addressUnknown, "\(self)", "a port is a number from 0 to 65535")
         }
+        guard !self.host.isEmpty else {
+            throw ServerError(.addressUnknown, "\(self)", "no host is given", remedy: "say 0.0.0.0 or :: for every address")
+        }
         var hints = unsafe addrinfo()
         unsafe hints.ai_family = AF_UNSPEC
         #if canImport(Glibc)

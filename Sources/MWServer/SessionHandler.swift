@@ -60,6 +60,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var hasUntakenBytes = false
     private var isTaking = false
     private var isInReadBurst = false
+    private var hasSeenBurst = false
     private var isCloseDue = false
     private var hasEnded = false
     private var owesRead = false
@@ -101,10 +102,13 @@ package final class SessionHandler: ChannelDuplexHandler {
         if self.hasUntakenBytes { self.takeMessages() }
         self.machine.bytesReceived(bytes)
         self.hasUntakenBytes = true
+        // What the HTTP decoder had left over comes without the end of a burst.
+        if !self.hasSeenBurst { self.loop.scheduleResume(self) }
     }
 
     package func channelReadComplete(context: ChannelHandlerContext) {
         self.isInReadBurst = false
+        self.hasSeenBurst = self.hasUntakenBytes || self.hasSeenBurst
         self.takeMessages()
         self.delegate.readBurstEnded(in: self)
         self.flush()
@@ -178,7 +182,11 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     /// What ``SessionLoop`` calls for a session that ``requestEnded()`` had scheduled.
-    func resumeIfReading() { self.resume() }
+    func resumeIfReading() {
+        self.isInReadBurst = false
+        self.resume()
+        if self.isCloseDue { self.closeTransport() }
+    }
 
     // MARK: Writing
 

@@ -1,8 +1,8 @@
 public import Logging
-internal import MWPKI
+package import MWPKI
 package import MWStorage
 internal import MWTLS
-internal import NIOCore
+package import NIOCore
 public import ServiceLifecycle
 internal import Synchronization
 
@@ -87,6 +87,12 @@ public final class StorageServer: Service, Sendable {
     public var listeningAddresses: [ListenAddress] {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return [] }
         return running.addresses.map { ListenAddress(host: $0.ipAddress ?? "", port: $0.port ?? 0) }
+    }
+
+    /// Connections that are open now.
+    package var openConnections: Int {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return 0 }
+        return running.sessions.census.total
     }
 
     /// Accepts nothing more, answers the requests it has, closes every connection (1001, or 1012 if it comes back at once), and closes the
@@ -204,7 +210,10 @@ public final class StorageServer: Service, Sendable {
     }
 
     /// What no server should start with.
-    static func check(_ material: TLSMaterial, at now: Timestamp, for addresses: [SocketAddress]) throws(ServerError) {
+    package static func check(
+        _ material: TLSMaterial, at now: Timestamp, for addresses: [SocketAddress],
+        bundled: Set<PublicKeyPin> = BundledTestKeys.publicKeyPins
+    ) throws(ServerError) {
         let leaf = material.identity.leaf
         guard now <= leaf.notAfter else {
             throw ServerError(
@@ -216,7 +225,7 @@ public final class StorageServer: Service, Sendable {
                 .certificateNotYetValid, leaf.subject, "our certificate begins at \(leaf.notBefore), the clock says \(now)",
                 remedy: "set the clock, if it is behind; otherwise wait, or use another certificate")
         }
-        if let exposed = addresses.first(where: { !$0.isLoopback }), BundledTestKeys.publicKeyPins.contains(leaf.publicKeyPin) {
+        if let exposed = addresses.first(where: { !$0.isLoopback }), bundled.contains(leaf.publicKeyPin) {
             throw ServerError(
                 .bundledTestKey, exposed.hostAndPort,
                 "the server's key is a bundled test key, which everybody has: it serves on loopback addresses only",

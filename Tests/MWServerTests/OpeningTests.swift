@@ -1,0 +1,124 @@
+import EngineContract
+import MWPKI
+import MWServer
+import MWTLS
+import MWWebSocket
+import NIOCore
+import TestCertificates
+import Testing
+
+/// From the accepted connection to the 101, over real sockets.
+@Suite struct OpeningTests {
+    @Test func `An opening handshake with a trusted certificate gets a 101, and a request its answer`() async throws {
+        try await RunningServer.with { running in
+            let peer = try await running.connect()
+            try await peer.send(message: "k#\u{0}A")
+            #expect(try await peer.message() == "#\u{1}A")
+            let line = try #require(running.log.lines("connection opened").first)
+            #expect(line.metadata["principal"] == "alice")
+            #expect(line.metadata["fingerprint"]?.hasPrefix("sha256:") == true)
+            await peer.close()
+        }
+    }
+
+    @Test func `Frames sent together with the opening request are answered`() async throws {
+        try await RunningServer.with { running in
+            let peer = try await TestPeer.connect(to: running.address, try running.clientContext())
+            var machine = WebSocketStateMachine(role: .client)
+            var bytes = ByteBuffer(string: TestPeer.openingRequest())
+            machine.writeMessage(.binary, ByteBuffer(string: "k#\u{0}A"), to: &bytes, maskingKey: 3)
+            try await peer.send(bytes)
+            #expect(try await peer.responseHead().hasPrefix("HTTP/1.1 101 "))
+            #expect(try await peer.message() == "#\u{1}A")
+            await peer.close()
+        }
+    }
+
+    @Test(arguments: [
+        (TestPeer.openingRequest(path: "/elsewhere"), "404"), (TestPeer.openingRequest().replacing("GET", with: "POST"), "405"),
+        (TestPeer.openingRequest().replacing("Upgrade: websocket\r\n", with: ""), "426"),
+        (TestPeer.openingRequest().replacing("Version: 13", with: "Version: 8"), "426"), ("nonsense\r\n\r\n", "400"),
+        (TestPeer.openingRequest(extra: "Sec-WebSocket-Protocol: unknown.v9\r\n"), "400"),
+    ]) func `A request that opens nothing is refused with its status, logged, and closed`(request: String, status: String) async throws {
+        try await RunningServer.with { running in
+            let peer = try await TestPeer.connect(to: running.address, try running.clientContext())
+            #expect(try await peer.open(request).hasPrefix("HTTP/1.1 \(status) "))
+            await peer.untilClosed()
+            #expect(running.log.lines("opening refused").first?.metadata["principal"] == "alice")
+            #expect(running.log.lines("connection opened").isEmpty)
+        }
+    }
+
+    @Test func `More header than the limit is answered with 431, however it arrives`() async throws {
+        try await RunningServer.with { running in
+            let peer = try await TestPeer.connect(to: running.address, try running.clientContext())
+            let padding = "X-Padding: \(String(repeating: "x", count: 1000))\r\n"
+            let request = TestPeer.openingRequest(extra: String(repeating: padding, count: 20))
+            #expect(try await peer.open(request).hasPrefix("HTTP/1.1 431 "))
+            await peer.untilClosed()
+        }
+    }
+
+    @Test func `A peer that says nothing is closed at the deadline, before TLS and after it`() async throws {
+        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(200) }) { running in
+            let silent = try await TestPeer.connect(to: running.address, nil)
+            let halfway = try await TestPeer.connect(to: running.address, try running.clientContext())
+            try await halfway.send(ByteBuffer(string: "GET / HTTP/1.1\r\n"))
+            await silent.untilClosed()
+            await halfway.untilClosed()
+            #expect(running.server.openConnections == 0)
+        }
+    }
+
+    @Test(arguments: [TLSPolicy.Version.tls12, .tls13])
+    func `A refused handshake never reaches storage: one log line, and the client learns why`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with { running in
+            let writes = running.disk.writeCount
+            let expired = try running.authority.issueClient(name: "late") { $0.expire() }
+            let context = try running.clientContext(expired, policy: TLSPolicy(minimumVersion: version, maximumVersion: version))
+            let peer = try await TestPeer.connect(to: running.address, context)
+            try? await peer.send(ByteBuffer(string: TestPeer.openingRequest()))
+            await peer.untilClosed()
+            #expect(peer.tlsError?.alert?.description.contains("expired") == true, "\(String(describing: peer.tlsError))")
+            let lines = running.log.lines("tls handshake refused")
+            #expect(lines.count == 1)
+            #expect(lines.first?.metadata["check"] == "certificateExpired")
+            #expect(lines.first?.metadata["subject"]?.contains("late") == true)
+            #expect(running.log.lines("connection opened").isEmpty)
+            #expect(running.disk.writeCount == writes)
+        }
+    }
+
+    @Test func `Plain HTTP on the port is closed and logged, and the server goes on`() async throws {
+        try await RunningServer.with { running in
+            let plain = try await TestPeer.connect(to: running.address, nil)
+            try await plain.send(ByteBuffer(string: TestPeer.openingRequest()))
+            await plain.untilClosed()
+            #expect(running.log.lines("tls handshake refused").count == 1)
+            let peer = try await running.connect()
+            await peer.close()
+        }
+    }
+
+    @Test func `Connections over the limit are answered with 503, in all and for each certificate`() async throws {
+        let change = { (configuration: inout StorageServerConfiguration) in
+            configuration.limits.maximumConnections = 3
+            configuration.limits.maximumConnectionsPerCertificate = 2
+        }
+        try await RunningServer.with(change) { running in
+            let (alice, bob) = (try running.authority.issueClient(name: "alice"), try running.authority.issueClient(name: "bob"))
+            let first = try await running.connect(alice)
+            let second = try await running.connect(alice)
+            let third = try await TestPeer.connect(to: running.address, try running.clientContext(alice))
+            #expect(try await third.open().hasPrefix("HTTP/1.1 503 "))
+            let fourth = try await running.connect(bob)
+            let fifth = try await TestPeer.connect(to: running.address, try running.clientContext(bob))
+            #expect(try await fifth.open().hasPrefix("HTTP/1.1 503 "))
+            // A place is free again when a connection has ended.
+            try await first.sendClose()
+            await first.untilClosed()
+            let sixth = try await running.connect(bob)
+            for peer in [second, fourth, sixth] { await peer.close() }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+import MWWebSocket
+import NIOCore
+import NIOEmbedded
+import Testing
+
+@testable import MWServer
+
+/// One session over an embedded channel, with a delegate that echoes.
+@Suite struct SessionHandlerTests {
+    private func bytes(_ text: String) -> ByteBuffer { ByteBuffer(string: text) }
+
+    @Test func `All replies to one read leave in one write`() throws {
+        let client = try SessionHarness().connect(EchoDelegate())
+        try client.send((0..<50).map { self.bytes("message \($0)") })
+        #expect(try client.messages() == (0..<50).map { "message \($0)" })
+        #expect(client.writeCount == 1)
+    }
+
+    @Test func `Several reads before the burst ends are answered in their order, in one write`() throws {
+        let client = try SessionHarness().connect(EchoDelegate())
+        var machine = WebSocketStateMachine(role: .client)
+        for text in ["one", "two", "three"] {
+            var frame = ByteBuffer()
+            machine.writeMessage(.binary, self.bytes(text), to: &frame, maskingKey: 7)
+            client.channel.pipeline.fireChannelRead(frame)
+        }
+        client.channel.pipeline.fireChannelReadComplete()
+        #expect(try client.messages() == ["one", "two", "three"])
+        #expect(client.writeCount == 1)
+    }
+
+    @Test func `A silent peer is pinged, and closed with 1011 when it does not answer`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.isPolite = false
+        harness.advance(by: .seconds(19))
+        #expect(try client.receive().isEmpty)
+        harness.advance(by: .seconds(1))
+        #expect(try client.receive() == [.ping(ByteBuffer())])
+        harness.advance(by: .seconds(19))
+        #expect(try client.receive().isEmpty)
+        harness.advance(by: .seconds(1))
+        guard case .closeReceived(.internalError?, let reason)? = try client.receive().first else {
+            Issue.record("no close frame")
+            return
+        }
+        #expect(reason.contains("ping"))
+    }
+
+    @Test func `A peer that answers pings stays`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        for _ in 0..<5 {
+            // The harness answers it.
+            harness.advance(by: .seconds(20))
+            #expect(try client.receive() == [.ping(ByteBuffer())])
+            harness.advance(by: .seconds(19))
+            #expect(try client.receive().isEmpty)
+        }
+        #expect(!client.isClosed)
+    }
+
+    @Test func `A close frame that is not answered ends the connection after the closing timeout`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.isPolite = false
+        client.session.close(.stop, 1001, "going")
+        #expect(try client.receive() == [.closeReceived(.goingAway, "going")])
+        harness.advance(by: .seconds(9))
+        #expect(!client.isClosed)
+        harness.advance(by: .seconds(1))
+        #expect(client.isClosed)
+        #expect(harness.log.lines("connection closed").first?.metadata["closed_by"] == "server")
+    }
+
+    @Test func `The peer's empty close frame is answered with 1000, and the connection ends`() throws {
+        let harness = try SessionHarness()
+        let delegate = EchoDelegate()
+        let client = try harness.connect(delegate)
+        try client.sendBytes(ByteBuffer(bytes: [0x88, 0x80, 0, 0, 0, 0]))
+        #expect(try client.receive() == [.closeReceived(.normal, "")])
+        #expect(client.isClosed && delegate.hasEnded)
+        let line = try #require(harness.log.lines("connection closed").first)
+        #expect(line.metadata["closed_by"] == "client")
+        #expect(line.metadata["principal"] == "alice")
+        #expect(line.metadata["fingerprint"] == "\(harness.principal.fingerprint)")
+        #expect(line.metadata["address"] == "192.0.2.1:4711")
+    }
+
+    @Test func `A breach of the protocol is answered with its close code, logged, and nothing more is read`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        // Unmasked.
+        try client.sendBytes(ByteBuffer(bytes: [0x82, 0x01, 0x41]))
+        guard case .closeReceived(.protocolError?, _)? = try client.receive().first else {
+            Issue.record("no close frame")
+            return
+        }
+        #expect(client.isClosed)
+        #expect(harness.log.lines("connection closed").first?.metadata["cause"] == "protocolViolation")
+        #expect(harness.loop.census.total == 0)
+        #expect(harness.loop.sessions.isEmpty)
+    }
+
+    @Test func `At the limit of requests in flight nothing more is taken until one is answered`() throws {
+        var limits = ServerLimits()
+        limits.maximumRequestsInFlight = 3
+        let harness = try SessionHarness(limits: limits)
+        let delegate = EchoDelegate()
+        delegate.defersAnswers = true
+        let client = try harness.connect(delegate)
+        try client.send((0..<5).map { self.bytes("\($0)") })
+        #expect(client.session.requestsInFlight == 3)
+        delegate.finish(1, in: client.session)
+        harness.eventLoop.run()
+        #expect(client.session.requestsInFlight == 3)
+        delegate.finish(3, in: client.session)
+        harness.eventLoop.run()
+        #expect(client.session.requestsInFlight == 1)
+        #expect(try client.messages().count == 4)
+    }
+
+    @Test func `A peer that does not read is not read from, and closed with 1013 after 30 seconds`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.channel.isWritable = false
+        client.channel.pipeline.fireChannelWritabilityChanged()
+        try client.send("held back")
+        #expect(try client.receive().isEmpty)
+        harness.advance(by: .seconds(29))
+        #expect(try client.receive().isEmpty)
+        harness.advance(by: .seconds(1))
+        guard case .closeReceived(.tryAgainLater?, _)? = try client.receive().first else {
+            Issue.record("no close frame")
+            return
+        }
+    }
+
+    @Test func `A peer that reads again in time is answered`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.channel.isWritable = false
+        client.channel.pipeline.fireChannelWritabilityChanged()
+        try client.send("held back")
+        harness.advance(by: .seconds(29))
+        client.channel.isWritable = true
+        client.channel.pipeline.fireChannelWritabilityChanged()
+        #expect(try client.messages() == ["held back"])
+        harness.advance(by: .seconds(2))
+        #expect(!client.isClosed)
+    }
+
+    @Test func `A drained connection is closed at once when idle, with the code of the cause`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.session.drain(.restart, 1012, "the server restarts")
+        #expect(try client.receive() == [.closeReceived(.serviceRestart, "the server restarts")])
+        #expect(client.isClosed)
+    }
+
+    @Test func `A drained connection answers what it was asked, takes nothing more, then closes`() throws {
+        let harness = try SessionHarness()
+        let delegate = EchoDelegate()
+        delegate.defersAnswers = true
+        let client = try harness.connect(delegate)
+        try client.send(["asked before"].map(self.bytes))
+        client.session.drain(.stop, 1001, "the server stops")
+        try client.send("asked after")
+        #expect(try client.receive().isEmpty)
+        #expect(client.session.requestsInFlight == 1)
+        delegate.finish(1, in: client.session)
+        #expect(try client.messages() == ["late", "\(WebSocketEvent.closeReceived(.goingAway, "the server stops"))"])
+    }
+
+    @Test func `A connection that reaches its lifetime is drained with 1001`() throws {
+        var limits = ServerLimits()
+        limits.connectionLifetime = .seconds(60)
+        let harness = try SessionHarness(limits: limits)
+        let client = try harness.connect(EchoDelegate())
+        for _ in 0..<5 {
+            harness.advance(by: .seconds(10))
+            try client.send("busy")
+        }
+        _ = try client.receive()
+        harness.advance(by: .seconds(10))
+        guard case .closeReceived(.goingAway?, _)? = try client.receive().first else {
+            Issue.record("no close frame")
+            return
+        }
+    }
+
+    @Test func `The end of the transport without a closing handshake is told apart in the log`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        try client.channel.close().wait()
+        let line = try #require(harness.log.lines("connection closed").first)
+        #expect(line.metadata["closed_by"] == "network")
+        #expect(line.metadata["code"] == "none")
+    }
+
+    @Test func `A large message is echoed whole, and buffers go back to the loop`() throws {
+        let client = try SessionHarness().connect(EchoDelegate())
+        let large = String(repeating: "x", count: 3_000_000)
+        for _ in 0..<3 {
+            try client.send(large)
+            #expect(try client.messages() == [large])
+        }
+    }
+}

@@ -1,0 +1,87 @@
+import EngineContract
+import MWPKI
+import MWServer
+import MWStorage
+import MWTLS
+import NIOCore
+import Synchronization
+import TestCertificates
+
+/// A server on a port of its own, with mutual TLS and a store in memory, and clients that know it.
+final class RunningServer: Sendable {
+    let server: StorageServer
+    let authority: TestAuthority
+    let disk: MemoryDisk
+    let log: LogRecorder
+    let address: SocketAddress
+    /// What the next `reload()` finds.
+    let source: Source
+
+    private init(
+        server: StorageServer, authority: TestAuthority, disk: MemoryDisk, log: LogRecorder, address: SocketAddress, source: Source
+    ) {
+        self.server = server
+        self.authority = authority
+        self.disk = disk
+        self.log = log
+        self.address = address
+        self.source = source
+    }
+
+    /// What the server's material source reads.
+    final class Source: Sendable {
+        private let current: Mutex<@Sendable () throws -> TLSMaterial>
+
+        init(_ load: @escaping @Sendable () throws -> TLSMaterial) { self.current = Mutex(load) }
+
+        func load() throws -> TLSMaterial { try self.current.withLock { $0 }() }
+
+        func set(_ load: @escaping @Sendable () throws -> TLSMaterial) { self.current.withLock { $0 = load } }
+    }
+
+    /// Runs `body` with a server, and stops it.
+    static func with(
+        _ change: (inout StorageServerConfiguration) -> Void = { _ in }, _ body: (RunningServer) async throws -> Void
+    ) async throws {
+        try await withTemporaryDirectory { directory in
+            let authority = try TestAuthority()
+            let material = TLSMaterial(identity: try authority.issueServer(), trustStore: try authority.trustStore())
+            let source = Source { material }
+            let disk = MemoryDisk()
+            let log = LogRecorder()
+            var configuration = StorageServerConfiguration(
+                tls: TLSMaterialSource { try source.load() }, engine: .memory(disk), dataDirectory: directory)
+            configuration.addresses = [ListenAddress(host: "127.0.0.1", port: 0)]
+            configuration.eventLoops = 2
+            configuration.drainTimeout = .seconds(5)
+            change(&configuration)
+            let server = StorageServer(configuration: configuration, logger: log.logger)
+            try await server.start()
+            let port = server.listeningAddresses.first?.port ?? 0
+            let running = RunningServer(
+                server: server, authority: authority, disk: disk, log: log,
+                address: try SocketAddress(ipAddress: "127.0.0.1", port: port), source: source)
+            do {
+                try await body(running)
+                await server.stop()
+            } catch {
+                await server.stop()
+                throw error
+            }
+        }
+    }
+
+    func clientContext(_ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy()) throws -> TLSContext {
+        let material = TLSMaterial(
+            identity: try identity ?? self.authority.issueClient(name: "alice"), trustStore: try self.authority.trustStore())
+        return try TLSContext(client: material, verification: .name(.ip("127.0.0.1")), policy: policy)
+    }
+
+    /// A client with an open WebSocket.
+    func connect(_ identity: Identity? = nil) async throws -> TestPeer {
+        let peer = try await TestPeer.connect(to: self.address, try self.clientContext(identity))
+        let head = try await peer.open()
+        guard head.hasPrefix("HTTP/1.1 101 ") else { throw TestPeer.Ended(reason: head) }
+        return peer
+    }
+}

@@ -1,0 +1,224 @@
+import Dispatch
+import EngineContract
+import Logging
+import MWProtocol
+import MWStorage
+import MWWebSocket
+import NIOCore
+import NIOEmbedded
+import Synchronization
+
+@testable import MWServer
+
+/// Sessions on one embedded event loop, without sockets or TLS: time moves when the test says so, and so do the outcomes of commits.
+final class SessionHarness {
+    let eventLoop = EmbeddedEventLoop()
+    let loop: SessionLoop
+    let log = LogRecorder()
+    let principal: Principal
+
+    init(limits: ServerLimits = ServerLimits(), closeCodes: ServerCloseCodes = .init()) throws {
+        self.principal = try VerifiedPeers.principal("alice")
+        self.loop = SessionLoop(
+            eventLoop: self.eventLoop, limits: limits, closeCodes: closeCodes, census: ConnectionCensus(limits), logger: self.log.logger)
+    }
+
+    func connect(_ delegate: any SessionDelegate) throws -> HarnessClient {
+        _ = self.loop.census.enter(self.principal.fingerprint)
+        let info = SessionInfo(
+            connectionID: self.loop.makeConnectionID(), principal: self.principal, address: "192.0.2.1:4711", subprotocol: nil, tls: "none")
+        let session = SessionHandler(info, on: self.loop, delegate: delegate)
+        let channel = EmbeddedChannel(loop: self.eventLoop)
+        try channel.connect(to: SocketAddress(ipAddress: "192.0.2.1", port: 4711)).wait()
+        try channel.pipeline.syncOperations.addHandler(session)
+        return HarnessClient(channel: channel, session: session)
+    }
+
+    /// Enforces the deadlines as of `duration` from the last tick.
+    func advance(by duration: Duration) {
+        self.loop.ticked(self.loop.now + TimeAmount(duration))
+        self.eventLoop.run()
+    }
+}
+
+/// The client's end of a session in a ``SessionHarness``.
+final class HarnessClient {
+    let channel: EmbeddedChannel
+    let session: SessionHandler
+    private var machine = WebSocketStateMachine(role: .client, limits: WebSocketLimits(maximumMessageBytes: 64 * 1024 * 1024))
+    private var events: [WebSocketEvent] = []
+    /// Writes that reached the network, each as one buffer.
+    private(set) var writeCount = 0
+    /// Whether pings and close frames are answered as they come.
+    var isPolite = true
+
+    init(channel: EmbeddedChannel, session: SessionHandler) {
+        self.channel = channel
+        self.session = session
+    }
+
+    /// Sends messages that arrive in one read.
+    func send(_ messages: [ByteBuffer], _ opcode: MessageOpcode = .binary) throws {
+        var bytes = ByteBuffer()
+        for message in messages { self.machine.writeMessage(opcode, message, to: &bytes, maskingKey: 0x1234_5678) }
+        try self.sendBytes(bytes)
+    }
+
+    func send(_ text: String) throws { try self.send([ByteBuffer(string: text)]) }
+
+    func sendBytes(_ bytes: ByteBuffer) throws {
+        try self.channel.writeInbound(bytes)
+        self.channel.embeddedEventLoop.run()
+    }
+
+    /// What came since the last call.
+    func receive() throws -> [WebSocketEvent] {
+        self.channel.embeddedEventLoop.run()
+        var outbound = ByteBuffer()
+        while let bytes = try self.channel.readOutbound(as: ByteBuffer.self) {
+            self.writeCount += 1
+            self.machine.bytesReceived(bytes)
+            while let event = self.machine.nextEvent(outbound: &outbound, maskingKey: 1) { self.events.append(event) }
+        }
+        let events = self.events
+        self.events = []
+        if self.isPolite, outbound.readableBytes > 0, self.channel.isActive { try self.sendBytes(outbound) }
+        return events
+    }
+
+    /// The messages that came since the last call, as text; other events fail the caller's comparison.
+    func messages() throws -> [String] {
+        try self.receive().map { event in
+            switch event {
+            case .message(_, let payload): return String(buffer: payload)
+            default: return "\(event)"
+            }
+        }
+    }
+
+    var isClosed: Bool { !self.channel.isActive }
+}
+
+/// Answers each message with itself.
+final class EchoDelegate: SessionDelegate {
+    private(set) var hasEnded = false
+    /// Requests to leave unanswered until ``finish(_:)``.
+    var defersAnswers = false
+
+    func messageReceived(_ opcode: MessageOpcode, _ payload: ByteBuffer, in session: SessionHandler) {
+        if self.defersAnswers { session.requestStarted() } else { session.send(opcode, payload) }
+    }
+
+    func finish(_ count: Int, in session: SessionHandler) {
+        for _ in 0..<count {
+            session.send(.binary, ByteBuffer(string: "late"))
+            session.requestEnded()
+        }
+    }
+
+    func sessionEnded(_ session: SessionHandler) { self.hasEnded = true }
+}
+
+/// mwDB sessions over a store in memory; a test says when outcomes reach the event loop.
+final class StorageHarness {
+    let sessions: SessionHarness
+    let disk = MemoryDisk()
+    let storage: Storage
+    let loop: StorageLoop
+    private let directory: String
+    private let arrived = DispatchSemaphore(value: 0)
+    private let outcomes: Outcomes
+    private let observation: StorageObservation
+
+    private final class Outcomes: Sendable {
+        let batches = Mutex<[[CommitOutcome]]>([])
+        let reloads = Mutex<[ReloadBatch]>([])
+    }
+
+    init(limits: ServerLimits = ServerLimits()) throws {
+        self.sessions = try SessionHarness(limits: limits)
+        self.directory = try makeTemporaryDirectory()
+        self.storage = try Storage.open(directory: self.directory, engine: .memory(self.disk))
+        let outcomes = Outcomes()
+        self.outcomes = outcomes
+        let arrived = self.arrived
+        let submitter = self.storage.makeSubmitter { batch in
+            outcomes.batches.withLock { $0.append(batch) }
+            for _ in batch { arrived.signal() }
+        }
+        let reloads = ReloadBroadcaster { batch in outcomes.reloads.withLock { $0.append(batch) } }
+        self.observation = self.storage.observe(reloads)
+        self.loop = StorageLoop(on: self.sessions.loop, storage: self.storage, submitter: submitter, reloads: reloads)
+        self.sessions.loop.factory = self.loop
+    }
+
+    deinit {
+        self.observation.cancel()
+        self.storage.close()
+        removeDirectory(self.directory)
+    }
+
+    func connect() throws -> HarnessClient {
+        let info = SessionInfo(connectionID: 0, principal: self.sessions.principal, address: "", subprotocol: nil, tls: "")
+        return try self.sessions.connect(self.loop.makeDelegate(for: info))
+    }
+
+    /// What a program that embeds the server puts; waits until it is stored.
+    func putInProcess(_ key: String, _ value: String) throws {
+        let stored = DispatchSemaphore(value: 0)
+        let submitter = self.storage.makeSubmitter { _ in stored.signal() }
+        try submitter.submit(token: 0) { (batch) throws(StorageError) in try batch.put(Array(key.utf8), Array(value.utf8)) }
+        submitter.flush()
+        stored.wait()
+    }
+
+    /// Waits until storage has answered `count` requests, and brings that to the event loop.
+    func deliver(_ count: Int) {
+        for _ in 0..<count { self.arrived.wait() }
+        let reloads = self.outcomes.reloads.withLock { reloads in
+            defer { reloads = [] }
+            return reloads
+        }
+        for batch in reloads { self.loop.reloadsCommitted(batch) }
+        let batches = self.outcomes.batches.withLock { batches in
+            defer { batches = [] }
+            return batches
+        }
+        for batch in batches { self.loop.outcomesDelivered(batch) }
+        self.sessions.eventLoop.run()
+    }
+}
+
+/// Keeps what was logged.
+final class LogRecorder: Sendable {
+    struct Line: Sendable {
+        let level: Logger.Level
+        let message: String
+        let metadata: [String: String]
+    }
+
+    private let recorded = Mutex<[Line]>([])
+
+    var lines: [Line] { self.recorded.withLock { $0 } }
+
+    func lines(_ message: String) -> [Line] { self.lines.filter { $0.message == message } }
+
+    var logger: Logger { Logger(label: "test") { _ in Handler(recorder: self) } }
+
+    private struct Handler: LogHandler {
+        let recorder: LogRecorder
+        var metadata: Logger.Metadata = [:]
+        var logLevel = Logger.Level.debug
+
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { self.metadata[key] }
+            set { self.metadata[key] = newValue }
+        }
+
+        func log(event: LogEvent) {
+            let metadata = (event.metadata ?? [:]).mapValues { "\($0)" }
+            let line = Line(level: event.level, message: "\(event.message)", metadata: metadata)
+            self.recorder.recorded.withLock { $0.append(line) }
+        }
+    }
+}
