@@ -14,12 +14,11 @@ enum PEMBundle {
 
     static func bags(of bytes: [UInt8], _ passphrase: StorePassphrase?, limits: KeystoreLimits) throws -> [StoreBag] {
         var budget = IterationBudget(limits)
-        let attributes = attributes(of: bytes)
-        return try PEM.blocks(bytes, source: "PEM").enumerated().compactMap { position, block in
+        return try PEM.blocks(bytes, source: "PEM").compactMap { block in
             var block = block
             defer { block.wipe() }
             let about = "block \(block.number)"
-            let found = position < attributes.count ? attributes[position] : BagAttributes()
+            let found = attributes(in: block.precedingLines)
             do {
                 return try bag(of: block, found, passphrase, about, &budget)
             } catch let error as KeystoreError {
@@ -83,20 +82,16 @@ enum PEMBundle {
         }
     }
 
-    /// What the text before each block says, in the order of the blocks.
-    private static func attributes(of bytes: [UInt8]) -> [BagAttributes] {
-        var found: [BagAttributes] = []
-        var next = BagAttributes()
-        for line in bytes.split(separator: UInt8(ascii: "\n")) {
+    /// What the text before a block says of it.
+    private static func attributes(in lines: [ArraySlice<UInt8>]) -> BagAttributes {
+        var found = BagAttributes()
+        for line in lines {
             let text = line.drop { $0 == UInt8(ascii: " ") }
-            if text.starts(with: "-----BEGIN ".utf8) {
-                found.append(next)
-                next = BagAttributes()
-            } else if text.starts(with: friendlyName.utf8) {
+            if text.starts(with: friendlyName.utf8) {
                 let value = String(decoding: text.dropFirst(friendlyName.utf8.count), as: UTF8.self)
-                next.alias = String(value.drop { $0 == " " }.prefix { $0 != "\r" && $0 != "\r\n" })
+                found.alias = String(value.drop { $0 == " " })
             } else if text.starts(with: trustedMark.utf8) {
-                next.isMarkedTrusted = true
+                found.isMarkedTrusted = true
             }
         }
         return found

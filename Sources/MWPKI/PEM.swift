@@ -16,6 +16,8 @@ package struct PEMBlock: Sendable {
     package internal(set) var der: [UInt8]
     /// Counted from 1 in its file.
     package let number: Int
+    /// The lines between the block before and this one, where `openssl pkcs12` writes an entry's alias. Proves nothing.
+    package let precedingLines: [ArraySlice<UInt8>]
 
     /// Overwrites the contents.
     package mutating func wipe() {
@@ -83,6 +85,7 @@ private struct PEMReader {
     private var headers: [(name: String, value: String)] = []
     private var inHeaders = false
     private var text: [UInt8] = []
+    private var precedingLines: [ArraySlice<UInt8>] = []
 
     init(source: String) { self.source = source }
 
@@ -99,6 +102,8 @@ private struct PEMReader {
                 try begin(line)
             } else if line.starts(with: PEMReader.dashes) {
                 throw fail("an end without a begin, or a damaged begin line")
+            } else {
+                precedingLines.append(line)
             }
             return
         }
@@ -128,7 +133,9 @@ private struct PEMReader {
         guard !inHeaders else { throw fail("no empty line after its headers") }
         guard let der = Base64.decode(text), !der.isEmpty else { throw fail("not base64", remedy: "the file is damaged; copy it again") }
         unsafe text.withUnsafeMutableBytes { unsafe OPENSSL_cleanse($0.baseAddress, $0.count) }
-        blocks.append(PEMBlock(label: label, headers: headers, der: der, number: blocks.count + 1))
+        blocks.append(
+            PEMBlock(label: label, headers: headers, der: der, number: blocks.count + 1, precedingLines: precedingLines))
+        precedingLines = []
         self.label = nil
         headers = []
         text = []

@@ -22,6 +22,8 @@ import Testing
         #expect(found.map(\.label) == ["A", "B"])
         #expect(found.map(\.der) == [[0, 1, 2], [3, 4]])
         #expect(found.map(\.number) == [1, 2])
+        #expect(found.map(\.precedingLines.count) == [4, 1])
+        #expect(found[1].precedingLines.map { String(decoding: $0, as: UTF8.self) } == ["subject=CN = x"])
     }
 
     @Test(arguments: [0, 1, 2, 3, 47, 48, 49, 1000])
