@@ -130,7 +130,7 @@ let package = Package(
 
         tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),
         tests(of: "MWKeystore", ["MWPKI", "TestCertificates"]),
-        tests(of: "MWTLS", ["MWPKI", "TestCertificates", nioCore, nioEmbedded, nioPosix]),
+        tests(of: "MWTLS", ["MWPKI", "TestCertificates", "COpenSSL", nioCore, nioEmbedded, nioPosix]),
         tests(of: "MWWebSocket", [nioCore]),
         tests(of: "MWProtocol", [nioCore]),
         tests(of: "MWStorage", ["EngineContract"]),

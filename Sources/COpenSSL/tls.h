@@ -2,6 +2,7 @@
 #pragma once
 #include <openssl/ssl.h>
 #include <openssl/err.h>
+#include <openssl/param_build.h>
 
 // `SSL_CTX_*` macros over SSL_CTX_ctrl.
 static inline int mws_ssl_ctx_set_min_version(SSL_CTX *context, int version) { return (int)SSL_CTX_set_min_proto_version(context, version); }
@@ -41,6 +42,9 @@ static const long mws_ssl_modes = SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE
 static inline int mws_ssl_where_is_alert_read(int where) { return (where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT; }
 static inline int mws_ssl_where_is_alert_written(int where) { return (where & SSL_CB_WRITE_ALERT) == SSL_CB_WRITE_ALERT; }
 static inline int mws_ssl_where_is_loop(int where) { return (where & SSL_CB_LOOP) != 0; }
+
+// EVP_PKEY_fromdata selects with a macro of enum casts.
+static const int mws_evp_pkey_keypair = EVP_PKEY_KEYPAIR;
 
 // BIO flags and error codes are macros or inline functions on private fields.
 static inline void mws_bio_clear_retry(BIO *bio) { BIO_clear_retry_flags(bio); }

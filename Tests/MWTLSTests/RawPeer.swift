@@ -5,6 +5,10 @@ import NIOCore
 /// OpenSSL without any policy of ours: what a careless, old or hostile peer would be. Memory BIOs, no verification, security level 0.
 @safe final class RawPeer: Endpoint {
     enum Role { case client, server }
+    /// The SSL_CTX, before the SSL is made of it.
+    @safe struct Context {
+        let pointer: OpaquePointer
+    }
 
     // Safety: owned by this object, which one test uses on one thread.
     private nonisolated(unsafe) let context: OpaquePointer
@@ -19,7 +23,7 @@ import NIOCore
     /// - Parameter configure: gets the SSL_CTX before the SSL is made of it.
     init(
         _ role: Role, identity: Identity? = nil, minimum: Int32 = TLS1_2_VERSION, maximum: Int32 = TLS1_3_VERSION,
-        configure: (OpaquePointer) -> Void = { _ in }
+        configure: (Context) -> Void = { _ in }
     ) {
         OpenSSL.prepare()
         guard let context = unsafe SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else { fatalError("no context") }
@@ -36,7 +40,7 @@ import NIOCore
                 _ = unsafe certificate.withUnsafeX509 { unsafe mws_ssl_ctx_add_chain_certificate(context, $0) }
             }
         }
-        unsafe configure(context)
+        unsafe configure(Context(pointer: context))
         guard let ssl = unsafe SSL_new(context) else { fatalError("no connection") }
         unsafe self.ssl = unsafe ssl
         unsafe SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()))
@@ -93,7 +97,7 @@ import NIOCore
 
     /// Whether what the connection left behind could be resumed: a session id in 1.2, a ticket in 1.3.
     var hasResumableSession: Bool {
-        guard let session = unsafe SSL_get0_session(ssl) else { return false }
+        guard let session = unsafe SSL_get_session(ssl) else { return false }
         return unsafe SSL_SESSION_is_resumable(session) != 0
     }
 
