@@ -22,10 +22,14 @@ extension Identity {
         defer { unsafe BN_free(scalar) }
         let builder = unsafe OSSL_PARAM_BLD_new()
         defer { unsafe OSSL_PARAM_BLD_free(builder) }
-        let isBuilt = unsafe OSSL_PARAM_BLD_push_utf8_string(builder, "group", "prime256v1", 0) == 1
-            && OSSL_PARAM_BLD_push_octet_string(builder, "pub", point, pointBytes) == 1
-            && OSSL_PARAM_BLD_push_BN(builder, "priv", scalar) == 1
-        guard isBuilt, let parameters = unsafe OSSL_PARAM_BLD_to_param(builder) else { return nil }
+        // The builder keeps the pointers until it makes the parameters.
+        let parameters = unsafe point.withUnsafeBytes { point in
+            let isBuilt = unsafe OSSL_PARAM_BLD_push_utf8_string(builder, lasting("group"), lasting("prime256v1"), 0) == 1
+                && OSSL_PARAM_BLD_push_octet_string(builder, lasting("pub"), point.baseAddress, pointBytes) == 1
+                && OSSL_PARAM_BLD_push_BN(builder, lasting("priv"), scalar) == 1
+            return unsafe isBuilt ? OSSL_PARAM_BLD_to_param(builder) : nil
+        }
+        guard let parameters = unsafe parameters else { return nil }
         defer { unsafe OSSL_PARAM_free(parameters) }
         let context = unsafe EVP_PKEY_CTX_new_from_name(nil, "EC", nil)
         defer { unsafe EVP_PKEY_CTX_free(context) }
@@ -34,5 +38,9 @@ extension Identity {
             unsafe EVP_PKEY_fromdata(context, &forged, mws_evp_pkey_keypair, parameters) == 1
         else { return nil }
         return unsafe forged
+    }
+
+    private func lasting(_ text: StaticString) -> UnsafePointer<CChar> {
+        unsafe UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
     }
 }
