@@ -24,7 +24,8 @@ extension Identity {
         defer { unsafe OSSL_PARAM_BLD_free(builder) }
         // The builder keeps the pointers until it makes the parameters.
         let parameters = unsafe point.withUnsafeBytes { point in
-            let isBuilt = unsafe OSSL_PARAM_BLD_push_utf8_string(builder, lasting("group"), lasting("prime256v1"), 0) == 1
+            let isBuilt =
+                unsafe OSSL_PARAM_BLD_push_utf8_string(builder, lasting("group"), lasting("prime256v1"), 0) == 1
                 && OSSL_PARAM_BLD_push_octet_string(builder, lasting("pub"), point.baseAddress, pointBytes) == 1
                 && OSSL_PARAM_BLD_push_BN(builder, lasting("priv"), scalar) == 1
             return unsafe isBuilt ? OSSL_PARAM_BLD_to_param(builder) : nil

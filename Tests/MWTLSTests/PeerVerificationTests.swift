@@ -100,7 +100,8 @@ import Testing
     @Test("14: a client certificate does not make a server", arguments: TLSPolicy.Version.allCases)
     func clientCertificateAsServer(version: TLSPolicy.Version) throws {
         let authority = try TestAuthority()
-        let server = TLSMaterial(identity: try authority.issueServer { $0.setUsages(["clientAuth"]) }, trustStore: try authority.trustStore())
+        let server = TLSMaterial(
+            identity: try authority.issueServer { $0.setUsages(["clientAuth"]) }, trustStore: try authority.trustStore())
         let (clientEnd, serverEnd) = try attempt(version, server: server, client: authority.materialPair().client)
         #expect(clientEnd.peer == nil)
         #expect(clientEnd.error?.code == .purposeMismatch)
@@ -251,7 +252,9 @@ import Testing
         #expect(serverEnd.error?.alert == .badCertificate)
     }
 
-    @Test("A server is accepted by each of its names", arguments: TLSPolicy.Version.allCases, ["localhost", "LOCALHOST.", "127.0.0.1", "[::1]"])
+    @Test(
+        "A server is accepted by each of its names", arguments: TLSPolicy.Version.allCases,
+        ["localhost", "LOCALHOST.", "127.0.0.1", "[::1]"])
     func everyName(version: TLSPolicy.Version, name: String) throws {
         let pair = try TestAuthority().materialPair()
         let (clientEnd, serverEnd) = try attempt(

@@ -26,7 +26,9 @@ import NIOCore
         configure: (Context) -> Void = { _ in }
     ) {
         OpenSSL.prepare()
-        guard let context = unsafe SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else { fatalError("no context") }
+        guard let context = unsafe SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else {
+            fatalError("no context")
+        }
         unsafe self.context = unsafe context
         self.identity = identity
         unsafe SSL_CTX_set_security_level(context, 0)

@@ -41,7 +41,8 @@ import Testing
         #expect(client.error == nil && server.error == nil)
     }
 
-    @Test("Plaintext leaves in as few records as RFC 8446 §5.1 allows", arguments: TLSPolicy.Version.allCases, [1, 16_384, 16_385, 100_000])
+    @Test(
+        "Plaintext leaves in as few records as RFC 8446 §5.1 allows", arguments: TLSPolicy.Version.allCases, [1, 16_384, 16_385, 100_000])
     func fewRecords(version: TLSPolicy.Version, bytes: Int) throws {
         let (client, _) = try connected(version)
         try client.session.write(ByteBuffer(repeating: 7, count: bytes))
@@ -104,7 +105,9 @@ import Testing
         #expect(client.error?.isPermanent == false)
     }
 
-    @Test("35: plain HTTP on the port is told apart", arguments: ["GET / HTTP/1.1\r\n\r\n", "POST /x HTTP/1.0\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n"])
+    @Test(
+        "35: plain HTTP on the port is told apart",
+        arguments: ["GET / HTTP/1.1\r\n\r\n", "POST /x HTTP/1.0\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\n\r\n"])
     func plainHTTP(request: String) throws {
         let server = SessionEndpoint(try TLSContext(server: TestAuthority().materialPair().server))
         server.feed(ByteBuffer(string: request))

@@ -1,0 +1,265 @@
+import MWPKI
+import MWTLS
+import NIOCore
+import NIOEmbedded
+import TestCertificates
+import Testing
+
+/// The handler without a network or a clock. Method: two embedded channels on one embedded loop, joined by hand; time is moved by the test.
+@Suite struct HandlerTests {
+    @Test("Both sides announce their verified peer once the handshake is over", arguments: TLSPolicy.Version.allCases)
+    func completed(version: TLSPolicy.Version) throws {
+        let pair = try TestAuthority().materialPair()
+        let wire = try Wire(version, pair)
+        wire.run()
+        #expect(wire.server.peers.map(\.leaf) == [pair.client.identity.leaf])
+        #expect(wire.client.peers.map(\.leaf) == [pair.server.identity.leaf])
+        #expect(wire.server.errors.isEmpty && wire.client.errors.isEmpty)
+    }
+
+    @Test("All writes up to a flush leave in one socket write of whole records", arguments: TLSPolicy.Version.allCases)
+    func coalescing(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        wire.run()
+        let results = (0..<100).map { wire.client.channel.write(ByteBuffer(string: "message \($0);")) }
+        #expect(try wire.client.channel.readOutbound(as: ByteBuffer.self) == nil)
+        wire.client.channel.flush()
+        let ciphertext = try #require(try wire.client.channel.readOutbound(as: ByteBuffer.self))
+        #expect(try wire.client.channel.readOutbound(as: ByteBuffer.self) == nil)
+        let plaintextBytes = (0..<100).reduce(0) { $0 + "message \($1);".utf8.count }
+        #expect(ciphertext.readableBytes < plaintextBytes + 64)
+        for result in results { try result.wait() }
+        try wire.server.channel.writeInbound(ciphertext)
+        #expect(wire.server.received == (0..<100).map { "message \($0);" }.joined())
+    }
+
+    @Test("A flush inside a read burst waits for its end: one write answers one read")
+    func flushInBurst() throws {
+        let wire = try Wire(.tls13)
+        wire.run()
+        wire.server.onRead = { context, _ in context.writeAndFlush(NIOAny(ByteBuffer(string: "answer;")), promise: nil) }
+        for _ in 0..<3 { wire.client.channel.write(ByteBuffer(string: "question;"), promise: nil); wire.client.channel.flush() }
+        while let piece = try wire.client.channel.readOutbound(as: ByteBuffer.self) { wire.server.channel.pipeline.fireChannelRead(piece) }
+        #expect(try wire.server.channel.readOutbound(as: ByteBuffer.self) == nil)
+        wire.server.channel.pipeline.fireChannelReadComplete()
+        let answers = try #require(try wire.server.channel.readOutbound(as: ByteBuffer.self))
+        #expect(try wire.server.channel.readOutbound(as: ByteBuffer.self) == nil)
+        try wire.client.channel.writeInbound(answers)
+        #expect(wire.client.received == "answer;answer;answer;")
+    }
+
+    @Test("What is written and flushed during the handshake arrives after it", arguments: TLSPolicy.Version.allCases)
+    func earlyWrite(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        let result = wire.client.channel.writeAndFlush(ByteBuffer(string: "early bird"))
+        wire.run()
+        try result.wait()
+        #expect(wire.server.received == "early bird")
+    }
+
+    @Test("Too much written before the end of the handshake is refused")
+    func tooMuchEarly() throws {
+        let wire = try Wire(.tls13)
+        let result = wire.client.channel.write(ByteBuffer(repeating: 0, count: TLSPolicy().maximumEarlyPlaintextBytes + 1))
+        #expect(throws: TLSError(.tooMuchEarlyPlaintext, "", "")) { try result.wait() }
+    }
+
+    @Test("close says close_notify, and the other side sees an orderly end", arguments: TLSPolicy.Version.allCases)
+    func orderlyClose(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        wire.run()
+        wire.client.channel.close(promise: nil)
+        wire.run()
+        #expect(wire.server.errors.isEmpty && wire.client.errors.isEmpty)
+        #expect(!wire.server.channel.isActive && !wire.client.channel.isActive)
+    }
+
+    @Test("34: an end without close_notify is a truncation", arguments: TLSPolicy.Version.allCases)
+    func truncated(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        wire.run()
+        wire.server.channel.pipeline.fireChannelInactive()
+        #expect(wire.server.errors.map(\.code) == [.truncated])
+    }
+
+    @Test("An end in the middle of the handshake is one typed error", arguments: TLSPolicy.Version.allCases)
+    func endInHandshake(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        let hello = try #require(try wire.client.channel.readOutbound(as: ByteBuffer.self))
+        try wire.server.channel.writeInbound(hello)
+        wire.server.channel.pipeline.fireChannelInactive()
+        #expect(wire.server.errors.map(\.code) == [.handshakeAbandoned])
+        wire.client.channel.pipeline.fireChannelInactive()
+        #expect(wire.client.errors.map(\.code) == [.handshakeAbandoned])
+    }
+
+    @Test("A refused client is told by an alert before the channel closes, in one error", arguments: TLSPolicy.Version.allCases)
+    func refused(version: TLSPolicy.Version) throws {
+        let pair = try TestAuthority().materialPair()
+        let stranger = TLSMaterial(identity: try TestAuthority().issueClient(), trustStore: pair.client.trustStore)
+        let wire = try Wire(version, (pair.server, stranger))
+        wire.run()
+        #expect(wire.server.errors.map(\.code) == [.unknownCA])
+        #expect(wire.client.errors.map(\.code) == [.alertReceived])
+        #expect(wire.client.errors.map(\.alert) == [.unknownCA])
+        #expect(!wire.server.channel.isActive && !wire.client.channel.isActive)
+        #expect(wire.server.peers.isEmpty)
+    }
+
+    @Test(
+        "30: a handshake that stalls anywhere ends at its absolute deadline", arguments: TLSPolicy.Version.allCases, [0, 1, 5, 100, 10_000])
+    func stalled(version: TLSPolicy.Version, helloBytes: Int) throws {
+        let wire = try Wire(version) { $0.handshakeTimeout = .seconds(10) }
+        var hello = try #require(try wire.client.channel.readOutbound(as: ByteBuffer.self))
+        if let part = hello.readSlice(length: min(helloBytes, hello.readableBytes)), part.readableBytes > 0 {
+            try wire.server.channel.writeInbound(part)
+        }
+        wire.loop.advanceTime(by: .milliseconds(9_999))
+        #expect(wire.server.errors.isEmpty)
+        #expect(wire.server.channel.isActive)
+        wire.loop.advanceTime(by: .milliseconds(1))
+        #expect(wire.server.errors.map(\.code) == [.handshakeTimedOut])
+        #expect(!wire.server.channel.isActive)
+    }
+
+    @Test("30: a byte a second does not move the deadline", arguments: TLSPolicy.Version.allCases)
+    func slow(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version) { $0.handshakeTimeout = .seconds(10) }
+        var hello = try #require(try wire.client.channel.readOutbound(as: ByteBuffer.self))
+        var seconds = 0
+        while wire.server.channel.isActive, let byte = hello.readSlice(length: 1) {
+            try wire.server.channel.writeInbound(byte)
+            wire.loop.advanceTime(by: .seconds(1))
+            seconds += 1
+        }
+        #expect(seconds == 10)
+        #expect(wire.server.errors.map(\.code) == [.handshakeTimedOut])
+    }
+
+    @Test("A finished handshake has no deadline any more")
+    func noDeadlineAfterwards() throws {
+        let wire = try Wire(.tls13)
+        wire.run()
+        wire.loop.advanceTime(by: .hours(24))
+        #expect(wire.server.channel.isActive && wire.client.channel.isActive)
+        #expect(wire.server.errors.isEmpty && wire.client.errors.isEmpty)
+    }
+
+    @Test("The gate lets handshakes in one after the other, first come, first served; waiting ones read nothing more")
+    func gate() throws {
+        let loop = EmbeddedEventLoop()
+        let gate = HandshakeGate(eventLoop: loop, stepsPerTick: 1, maximumWaiting: 8)
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<9).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        for wire in wires { try wire.deliverToServer() }
+        #expect(wires.map { $0.server.hasOutbound } == [true] + [Bool](repeating: false, count: 8))
+        #expect(gate.waitingCount == 8)
+        // One too many is sent away at once.
+        let late = try Wire(.tls13, pair, loop: loop, gate: gate)
+        try late.deliverToServer()
+        #expect(late.server.errors.map(\.code) == [.handshakeQueueFull])
+        // One turn at a time.
+        for turn in 1..<9 {
+            loop.advanceTime(by: .microseconds(10))
+            #expect(wires.filter { $0.server.hasOutbound }.count == turn + 1)
+            #expect(wires[turn].server.hasOutbound)
+        }
+        #expect(gate.waitingCount == 0)
+        for wire in wires { wire.run(advancing: true) }
+        #expect(wires.allSatisfy { $0.server.peers.count == 1 && $0.client.peers.count == 1 })
+    }
+
+    @Test("Who leaves the gate's queue costs no turn")
+    func gateWithoutThoseWhoLeft() throws {
+        let loop = EmbeddedEventLoop()
+        let gate = HandshakeGate(eventLoop: loop)
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<4).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        for wire in wires { try wire.deliverToServer() }
+        for wire in wires[1...2] { wire.server.channel.pipeline.fireChannelInactive() }
+        loop.advanceTime(by: .microseconds(10))
+        #expect(wires[3].server.hasOutbound)
+    }
+}
+
+/// A client and a server channel, and the wire between them.
+final class Wire {
+    final class End: ChannelInboundHandler {
+        typealias InboundIn = ByteBuffer
+        let channel: EmbeddedChannel
+        private(set) var peers: [VerifiedPeer] = []
+        private(set) var errors: [TLSError] = []
+        private(set) var received = ""
+        var onRead: ((ChannelHandlerContext, ByteBuffer) -> Void)?
+        /// Ciphertext taken from the channel and not delivered yet.
+        fileprivate var outbound: [ByteBuffer] = []
+
+        fileprivate init(_ loop: EmbeddedEventLoop) { channel = EmbeddedChannel(loop: loop) }
+
+        func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+            if let completed = event as? TLSHandshakeCompleted { peers.append(completed.peer) }
+        }
+        func errorCaught(context: ChannelHandlerContext, error: any Error) {
+            errors.append(error as? TLSError ?? TLSError(.init(rawValue: "\(error)"), "", ""))
+        }
+        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+            let buffer = unwrapInboundIn(data)
+            received += String(buffer: buffer)
+            onRead?(context, buffer)
+        }
+
+        var hasOutbound: Bool {
+            collect()
+            return !outbound.isEmpty
+        }
+
+        fileprivate func collect() {
+            while let bytes = try? channel.readOutbound(as: ByteBuffer.self) { outbound.append(bytes) }
+        }
+
+        fileprivate func take() -> [ByteBuffer] {
+            collect()
+            defer { outbound = [] }
+            return outbound
+        }
+    }
+
+    let loop: EmbeddedEventLoop
+    let client: End
+    let server: End
+
+    init(
+        _ version: TLSPolicy.Version, _ pair: (server: TLSMaterial, client: TLSMaterial)? = nil,
+        loop: EmbeddedEventLoop = EmbeddedEventLoop(),
+        gate: HandshakeGate? = nil, _ change: (inout TLSPolicy) -> Void = { _ in }
+    ) throws {
+        let pair = try pair ?? TestAuthority().materialPair()
+        self.loop = loop
+        client = End(loop)
+        server = End(loop)
+        let serverContext = try TLSContext(server: pair.server, policy: policy(version, change))
+        let clientContext = try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(version, change))
+        try server.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: serverContext, gate: gate), server])
+        try client.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: clientContext), client])
+        for channel in [server.channel, client.channel] {
+            try channel.connect(to: try SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
+        }
+    }
+
+    func deliverToServer() throws {
+        for bytes in client.take() { try server.channel.writeInbound(bytes) }
+    }
+
+    /// Carries bytes until there are no more. `advancing` lets the gate take its turns.
+    func run(advancing: Bool = false) {
+        while true {
+            if advancing { loop.advanceTime(by: .milliseconds(1)) }
+            loop.run()
+            let (forth, back) = (client.take(), server.take())
+            if forth.isEmpty, back.isEmpty { return }
+            // A closed channel takes no more; that is for the other side to see.
+            for bytes in forth where server.channel.isActive { _ = try? server.channel.writeInbound(bytes) }
+            for bytes in back where client.channel.isActive { _ = try? client.channel.writeInbound(bytes) }
+        }
+    }
+}
