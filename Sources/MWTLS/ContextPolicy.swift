@@ -47,8 +47,8 @@ enum ContextPolicy {
             && mws_ssl_ctx_set_signature_algorithms(context, signatureAlgorithms) == 1
             && mws_ssl_ctx_set_client_signature_algorithms(context, signatureAlgorithms) == 1
             && SSL_CTX_set_num_tickets(context, 0) == 1
+            // None is accepted; what a client with a foreign ticket sends all the same is skipped, up to OpenSSL's 16 KiB (RFC 8446 §4.2.10).
             && SSL_CTX_set_max_early_data(context, 0) == 1
-            && SSL_CTX_set_recv_max_early_data(context, 0) == 1
         unsafe mws_ssl_ctx_set_maximum_chain_bytes(context, policy.maximumPeerChainBytes)
         unsafe SSL_CTX_set_verify_depth(context, Int32(clamping: policy.verificationDepth))
         let offersPostQuantum = unsafe mws_ssl_ctx_set_groups(context, "\(postQuantumGroup):\(groups)") == 1

@@ -50,6 +50,8 @@ import NIOCore
     }
 
     deinit {
+        // Without it OpenSSL makes the connection's session useless, and resumption tests would test nothing.
+        unsafe SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
         unsafe SSL_free(ssl)
         unsafe SSL_CTX_free(context)
     }

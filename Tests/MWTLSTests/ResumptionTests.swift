@@ -50,6 +50,26 @@ import Testing
         #expect(!client.isReused)
     }
 
+    @Test("33: 0-RTT data is skipped, never delivered")
+    func earlyData() throws {
+        let authority = try TestAuthority()
+        let identity = try authority.issueClient()
+        let session = try #require(try foreignSession(.tls13, identity: identity, authority: authority, earlyDataBytes: 4096))
+        let client = resuming(session, identity: identity)
+        let text = Array("early".utf8)
+        var written = 0
+        let isSent = unsafe client.withSSL { ssl in unsafe SSL_write_early_data(ssl, text, text.count, &written) == 1 }
+        #expect(isSent && written == text.count)
+        let server = SessionEndpoint(try TLSContext(server: authority.materialPair().server, policy: policy(.tls13)))
+        join(client, server)
+        #expect(server.peer?.leaf == identity.leaf)
+        client.write("late")
+        join(client, server)
+        #expect(server.text == "late")
+        let status = unsafe client.withSSL { ssl in unsafe SSL_get_early_data_status(ssl) }
+        #expect(status == SSL_EARLY_DATA_REJECTED)
+    }
+
     /// A resumable session from a server that has nothing to do with ours.
     private func foreignSession(
         _ version: TLSPolicy.Version, identity: Identity, authority: TestAuthority, earlyDataBytes: UInt32 = 0

@@ -1,0 +1,137 @@
+import MWPKI
+import MWTLS
+import NIOCore
+import NIOPosix
+import TestCertificates
+import Testing
+
+/// What only a kernel shows: cases 28 and 31. Method: loopback sockets on port 0; the tests wait for events, never for time to pass.
+@Suite struct SocketTests {
+    private typealias Tail = RecordingTail
+
+    private func serve(
+        _ material: TLSMaterial, on group: any EventLoopGroup, policy: TLSPolicy, gates: HandshakeGates? = nil
+    ) async throws -> any Channel {
+        let context = try TLSContext(server: material, policy: policy)
+        return try await ServerBootstrap(group: group)
+            .serverChannelOption(.backlog, value: 1_024)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let gate = gates?.gate(of: channel.eventLoop)
+                    try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context, gate: gate), EchoTail()])
+                }
+            }
+            .bind(host: "127.0.0.1", port: 0).get()
+    }
+
+    @Test("28: a refused client that writes at once reads why, not a broken pipe", arguments: TLSPolicy.Version.allCases)
+    func refusedWriter(version: TLSPolicy.Version) async throws {
+        let group = MultiThreadedEventLoopGroup.singleton
+        let pair = try TestAuthority().materialPair()
+        let stranger = TLSMaterial(identity: try TestAuthority().issueClient(), trustStore: pair.client.trustStore)
+        let server = try await serve(pair.server, on: group, policy: policy(version))
+        let context = try TLSContext(client: stranger, verification: .name(.ip("127.0.0.1")), policy: policy(version))
+        let address = try #require(server.localAddress)
+        try await withThrowingTaskGroup(of: (any Error).self) { tasks in
+            for _ in 0..<20 {
+                tasks.addTask {
+                    let failure = group.next().makePromise(of: (any Error).self)
+                    let channel = try await ClientBootstrap(group: group).channelInitializer { channel in
+                        channel.eventLoop.makeCompletedFuture {
+                            // Larger than the socket's buffers: some of it is still being written when the server closes.
+                            let tail = Tail(request: ByteBuffer(repeating: 0x61, count: 8 << 20), failure: failure)
+                            try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context), tail])
+                        }
+                    }.connect(to: address).get()
+                    let error = try await failure.futureResult.get()
+                    try? await channel.closeFuture.get()
+                    return error
+                }
+            }
+            for try await error in tasks {
+                let error = try #require(error as? TLSError)
+                #expect(error.code == .alertReceived)
+                #expect(error.alert == .unknownCA)
+                #expect(error.isPermanent)
+            }
+        }
+        try await server.close()
+    }
+
+    @Test("31: 1,000 half-open handshakes do not keep a good client out, and all end at their deadline")
+    func halfOpen() async throws {
+        let halfOpenCount = 1_000
+        let helloCount = 50
+        let group = MultiThreadedEventLoopGroup.singleton
+        let pair = try TestAuthority().materialPair()
+        let deadline = TLSPolicy(handshakeTimeout: .seconds(5))
+        let server = try await serve(pair.server, on: group, policy: deadline, gates: try HandshakeGates(group: group))
+        let address = try #require(server.localAddress)
+        let context = try TLSContext(client: pair.client, verification: .name(.ip("127.0.0.1")))
+        let hello = SessionEndpoint(context)
+        hello.step()
+        let bytes = hello.drain()
+        var crowd: [any Channel] = []
+        for number in 0..<halfOpenCount {
+            let channel = try await ClientBootstrap(group: group).connect(to: address).get()
+            // Some send a whole hello and never answer, most stop in the middle of it, or before it.
+            let length = number < helloCount ? bytes.readableBytes : number % 3 == 0 ? 0 : 100
+            if let part = bytes.getSlice(at: bytes.readerIndex, length: length), length > 0 { try await channel.writeAndFlush(part) }
+            crowd.append(channel)
+        }
+        let received = group.next().makePromise(of: ByteBuffer.self)
+        let failure = group.next().makePromise(of: (any Error).self)
+        failure.futureResult.whenSuccess { received.fail($0) }
+        let good = try await ClientBootstrap(group: group).channelInitializer { channel in
+            channel.eventLoop.makeCompletedFuture {
+                let tail = Tail(request: ByteBuffer(string: "hello"), failure: failure, received: received)
+                try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context), tail])
+            }
+        }.connect(to: address).get()
+        #expect(try await String(buffer: received.futureResult.get()) == "hello")
+        for channel in crowd { try await channel.closeFuture.get() }
+        #expect(good.isActive)
+        try await good.close()
+        failure.fail(ChannelError.eof)
+        try await server.close()
+    }
+}
+
+/// Echoes.
+private final class EchoTail: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) { context.write(data, promise: nil) }
+    func channelReadComplete(context: ChannelHandlerContext) { context.flush() }
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {}
+}
+
+/// A client that writes as soon as its handshake is over, and records the first error and the first answer.
+private final class RecordingTail: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let request: ByteBuffer
+    private let received: EventLoopPromise<ByteBuffer>?
+    private var failure: EventLoopPromise<any Error>?
+
+    init(request: ByteBuffer, failure: EventLoopPromise<any Error>, received: EventLoopPromise<ByteBuffer>? = nil) {
+        self.request = request
+        self.failure = failure
+        self.received = received
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if event is TLSHandshakeCompleted { context.writeAndFlush(wrapOutboundOut(request), promise: nil) }
+    }
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) { received?.succeed(unwrapInboundIn(data)) }
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        failure?.succeed(error)
+        failure = nil
+    }
+    func channelInactive(context: ChannelHandlerContext) {
+        if received == nil { failure?.succeed(ChannelError.eof) }
+        failure = nil
+    }
+}
