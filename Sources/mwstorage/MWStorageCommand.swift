@@ -17,7 +17,7 @@ struct MWStorageCommand: AsyncParsableCommand {
             78 configuration invalid; 80 the server refused our certificate; 81 we refuse the server; 82 history compacted.
             """,
         subcommands: [
-            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self,
+            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, BenchmarkCommand.self,
             ConfigCommand.self, ContextCommand.self, VersionCommand.self,
         ])
 
