@@ -124,6 +124,9 @@ struct ServeOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Connections at a time (default: 10000).", valueName: "count"))
     var maximumConnections: Int?
 
+    @Option(help: ArgumentHelp("Connections of one client certificate at a time (default: 1000).", valueName: "count"))
+    var maximumConnectionsPerCertificate: Int?
+
     @Option(help: ArgumentHelp("Largest message (default: 16MiB).", valueName: "size"))
     var maximumMessage: ByteSize?
 
@@ -143,6 +146,7 @@ struct ServeOptions: ParsableArguments {
             (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
             (.serveTrust, trust), (.serveTrustPassphraseFile, trustPassphraseFile), (.servePassphraseFile, passphrase.passphraseFile),
             (.serveDrainTimeout, drainTimeout?.description), (.serveMaximumConnections, maximumConnections.map { "\($0)" }),
+            (.serveMaximumConnectionsPerCertificate, maximumConnectionsPerCertificate.map { "\($0)" }),
             (.serveMaximumMessage, maximumMessage?.description), (.logLevel, logLevel), (.logFormat, logFormat),
         ]
         for (setting, value) in single { if let value { flags[setting] = [value] } }
@@ -165,6 +169,9 @@ extension StorageServerConfiguration {
         }
         if let value = try settings.value(.serveMaximumConnections, expected: "a number, 1 or more", { Int($0) }) {
             limits.maximumConnections = value
+        }
+        if let value = try settings.value(.serveMaximumConnectionsPerCertificate, expected: "a number, 1 or more", { Int($0) }) {
+            limits.maximumConnectionsPerCertificate = value
         }
         if let value = try settings.value(.serveMaximumMessage, expected: "a size: 16MiB", { ByteSize(argument: $0) }) {
             limits.maximumMessageBytes = value.bytes

@@ -54,6 +54,8 @@ extension Setting {
         name: "serve.trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
     static let serveDrainTimeout = Setting(name: "serve.drain-timeout", summary: "how long SIGTERM waits for what runs", fallback: "10s")
     static let serveMaximumConnections = Setting(name: "serve.maximum-connections", summary: "connections accepted at a time")
+    static let serveMaximumConnectionsPerCertificate = Setting(
+        name: "serve.maximum-connections-per-certificate", summary: "connections of one client certificate accepted at a time")
     static let serveMaximumMessage = Setting(
         name: "serve.maximum-message", summary: "largest message; larger ones close with 1009", fallback: "16MiB")
 
