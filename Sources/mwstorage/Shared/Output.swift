@@ -46,7 +46,7 @@ enum Output {
     static func line(_ text: String) throws { try data(Array((text + "\n").utf8)) }
 
     /// Something a person should know. It goes to standard error, where it may get lost without harm.
-    static func note(_ text: String) { _ = write(Array((text + "\n").utf8), to: STDERR_FILENO) }
+    static func note(_ text: String, terminator: String = "\n") { _ = write(Array((text + terminator).utf8), to: STDERR_FILENO) }
 
     static func failure(_ failure: CommandFailure, format: OutputFormat) {
         let text = format.isJSON && !failure.what.isEmpty ? failure.json.text + "\n" : failure.text
