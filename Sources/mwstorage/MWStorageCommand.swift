@@ -18,7 +18,8 @@ struct MWStorageCommand: AsyncParsableCommand {
             """,
         subcommands: [
             ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, BenchmarkCommand.self,
-            ConfigCommand.self, ContextCommand.self, VersionCommand.self,
+            ProvisionCommand.self, KeystoreCommand.self, CertificateCommand.self, ConfigCommand.self, ContextCommand.self,
+            VersionCommand.self,
         ])
 
     static func main() async {
