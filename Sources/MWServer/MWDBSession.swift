@@ -8,13 +8,15 @@ internal import NIOCore
 /// One client that speaks mwDB's protocol: requests to storage, outcomes to replies, and when it may be told to reload.
 ///
 /// Order: replies find their requests by id, and may overtake each other. What is promised: a get sees every write that the same client sent
-/// before it, acknowledged or not. Such a get waits for these writes; a write waits for nothing, so that many share a commit.
+/// before it, acknowledged or not. A get waits for these writes if they may concern its keys; a write waits for nothing, so that many share a
+/// commit.
 final class MWDBSession: SessionDelegate {
     private let storage: StorageLoop
 
     /// Writes handed to storage, and those of them whose outcome came; outcomes come in order.
     private var writesSubmitted: UInt64 = 0
     private var writesEnded: UInt64 = 0
+    private var touched = TouchedKeys()
     private var waitingGets = Deque<WaitingGet>()
     private var waitingGetBytes = 0
     private var hasUnflushedWrites = false
@@ -70,7 +72,7 @@ final class MWDBSession: SessionDelegate {
 
     private func get(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
         self.storage.loop.counters.getRequests &+= 1
-        guard self.writesEnded == self.writesSubmitted else {
+        guard self.writesEnded == self.writesSubmitted || !self.mayBeTouched(keys) else {
             // A copy: the slice would hold everything that came in the same read.
             let copy = MWDBElements(bytes: ByteBuffer(bytes: keys.bytes.readableBytesView))
             self.waitingGets.append(WaitingGet(keys: copy, id: id, after: self.writesSubmitted))
@@ -83,6 +85,12 @@ final class MWDBSession: SessionDelegate {
         self.answered(in: session)
     }
 
+    private func mayBeTouched(_ keys: MWDBElements) -> Bool {
+        var isTouched = false
+        unsafe keys.forEach { key in if unsafe self.touched.mayContain(key) { isTouched = true } }
+        return isTouched
+    }
+
     private func put(_ pairs: MWDBPairs, _ id: RequestID, in session: SessionHandler) {
         self.storage.loop.counters.putRequests &+= 1
         guard !pairs.isEmpty else { return self.answer(.put, isDone: true, id, in: session) }
@@ -90,6 +98,7 @@ final class MWDBSession: SessionDelegate {
             var failure: StorageError?
             unsafe pairs.forEach { key, value in
                 guard failure == nil else { return }
+                unsafe self.touched.insert(key)
                 do throws(StorageError) { try unsafe batch.put(key: key, value: value) } catch { failure = error }
             }
             if let failure { throw failure }
@@ -103,6 +112,7 @@ final class MWDBSession: SessionDelegate {
             var failure: StorageError?
             unsafe keys.forEach { key in
                 guard failure == nil else { return }
+                unsafe self.touched.insert(key)
                 do throws(StorageError) { try unsafe batch.remove(key: key) } catch { failure = error }
             }
             if let failure { throw failure }
@@ -160,7 +170,10 @@ final class MWDBSession: SessionDelegate {
             self.logFailure("\(error)", in: session)
             self.sendOutcome(type, isDone: false, id, in: session)
         }
-        if type != .prefix { self.writesEnded &+= 1 }
+        if type != .prefix {
+            self.writesEnded &+= 1
+            if self.writesEnded == self.writesSubmitted { self.touched.removeAll() }
+        }
         self.ended(id, in: session)
         self.answerWaitingGets(in: session)
         self.answered(in: session)
@@ -190,12 +203,13 @@ final class MWDBSession: SessionDelegate {
                 unsafe keys.forEach { key in
                     guard failure == nil else { return }
                     do throws(StorageError) {
-                        let written = try unsafe storage.withValue(forKey: key) { value -> Result<Void, ProtocolError> in
-                            Result { () throws(ProtocolError) in
+                        try unsafe storage.withValue(forKey: key) { value in
+                            do throws(ProtocolError) {
                                 try unsafe MWDBReply.writeValue(value, isFirst: keysRead == 0, to: &buffer)
+                            } catch {
+                                failure = .message(error)
                             }
                         }
-                        if case .failure(let error) = written { failure = .message(error) }
                     } catch {
                         failure = .storage(error)
                     }

@@ -322,8 +322,13 @@ package final class SessionHandler: ChannelDuplexHandler {
 
     private func closeReceived(_ code: CloseCode?, _ reason: String) {
         // RFC 6455 §7.1.1: the server closes the TCP connection first.
-        self.end = self.end ?? SessionEnd(.client, .normal, code, reason)
+        self.end = self.end ?? SessionEnd(.client, .normal, code, Self.printable(reason))
         self.closeTransport()
+    }
+
+    /// What a peer says goes into the log as one line, whatever it says.
+    private static func printable(_ text: String) -> String {
+        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
     }
 
     private func violated(_ error: WebSocketError) {

@@ -14,7 +14,7 @@ internal import Synchronization
 
 /// A listener for WebSocket over mutual TLS, whatever its sessions say: ``StorageServer`` and the echo executable are one of these each.
 ///
-/// Call order: ``init(_:eventLoops:logger:makeFactory:)``, ``listen(on:)``, any number of ``use(_:)``, then ``stop(_:code:reason:within:)`` and
+/// Call order: ``init(_:context:eventLoops:logger:publish:makeFactory:)``, ``listen(on:)``, any number of ``use(_:)``, then ``stop(_:code:reason:within:)`` and
 /// ``shutdown()``.
 package final class SessionServer: Sendable {
     package struct Options: Sendable {

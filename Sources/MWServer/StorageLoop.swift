@@ -135,17 +135,20 @@ package final class StorageLoop: SessionFactory {
 
     /// Tells every client of this loop what others put.
     package func reloadsCommitted(_ batch: ReloadBatch) {
-        let writers = batch.requests.compactMap { request -> (session: ObjectIdentifier, range: Range<Int>)? in
-            guard request.origin.submitter == self.submitter.identifier else { return nil }
+        var own: [ObjectIdentifier: [Range<Int>]] = [:]
+        for request in batch.requests where request.origin.submitter == self.submitter.identifier {
             // The commit is announced before its outcomes: the request is still here.
-            guard let pending = self.pending[Int(truncatingIfNeeded: request.origin.token)] else { return nil }
-            return (ObjectIdentifier(pending.session), request.range)
+            guard let pending = self.pending[Int(truncatingIfNeeded: request.origin.token)] else { continue }
+            own[ObjectIdentifier(pending.session), default: []].append(request.range)
         }
         self.loop.turn {
             for session in self.loop.sessions {
                 guard let client = session.delegate as? MWDBSession else { continue }
-                let own = writers.filter { $0.session == ObjectIdentifier(session) }.map(\.range)
-                for frames in batch.frames(without: own) { client.reload(frames: frames, in: session) }
+                if let ranges = own[ObjectIdentifier(session)] {
+                    for frames in batch.frames(without: ranges) { client.reload(frames: frames, in: session) }
+                } else {
+                    client.reload(frames: batch.bytes, in: session)
+                }
             }
         }
     }

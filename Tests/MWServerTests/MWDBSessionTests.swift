@@ -54,6 +54,15 @@ import Testing
             ])
     }
 
+    @Test func `A get of other keys does not wait for writes under way`() throws {
+        let harness = try StorageHarness()
+        let client = try harness.connect()
+        try client.send(["k#v1#\u{2}C", "other#\u{0}E", "k#\u{0}G"].map { ByteBuffer(string: $0) })
+        #expect(try client.messages() == ["#\u{1}E"])
+        harness.deliver(1)
+        #expect(try client.messages() == ["\u{1}#\u{3}C", "v1#\u{1}G"])
+    }
+
     @Test func `The writes of one read share one commit, and their replies one write`() throws {
         let harness = try StorageHarness()
         let client = try harness.connect()
@@ -63,6 +72,23 @@ import Testing
         #expect(try client.messages().count == 100)
         #expect(harness.disk.writeCount == before + 1)
         #expect(client.writeCount == 1)
+    }
+
+    @Test func `Requests, keys, bytes and commits are counted where they happen`() throws {
+        let harness = try StorageHarness()
+        let client = try harness.connect()
+        try client.send(["a#1#\u{2}C", "b#2#\u{2}E", "x#\u{3}G"].map { ByteBuffer(string: $0) })
+        harness.deliver(3)
+        try client.send("a#b#c#\u{0}I")
+        #expect(try client.messages().count == 4)
+        let counters = harness.sessions.loop.counters
+        #expect(counters.putRequests == 2 && counters.removeRequests == 1 && counters.getRequests == 1)
+        #expect(counters.keysRead == 3)
+        #expect(counters.commitBatches == 1 && counters.commitBatchRequests == 3)
+        #expect(counters.connectionsOpened == 1)
+        // Each client frame has 6 bytes of header, each of the server's 2.
+        #expect(counters.receivedBytes == UInt64(4 * 6 + 6 + 6 + 4 + 8))
+        #expect(counters.sentBytes == UInt64(4 * 2 + 4 + 4 + 4 + 7))
     }
 
     @Test func `A put or remove of nothing is done at once`() throws {
