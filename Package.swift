@@ -152,7 +152,7 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "mwstorage", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer", "MWClient",
+                "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer", "MWClient",
                 "MWProtocol", "MWWebSocket", "EngineContract", "TestCertificates", nioCore, nioPosix, logging,
             ],
             swiftSettings: settings),

@@ -67,7 +67,6 @@ struct Serve: AsyncParsableCommand {
         options.limits.maximumMessageBytes = EchoLimits.maximumMessageBytes
         options.limits.maximumFragments = EchoLimits.maximumFragments
         options.limits.maximumConnectionsPerCertificate = options.limits.maximumConnections
-        options.limits.maximumUnsentBytes = 2 * EchoLimits.maximumMessageBytes
         options.opening = OpeningPolicy(paths: .any, origins: .any, subprotocols: .ignored)
         var logger = Logger(label: "mwstorage-echo") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = verbose ? .debug : .error
