@@ -15,6 +15,7 @@ public struct ListenAddress: Sendable, Hashable, CustomStringConvertible {
     /// 0 lets the system choose; ``StorageServer/listeningAddresses`` says what it chose.
     public var port: Int
 
+    /// An address that is looked up when the server starts.
     public init(host: String, port: Int) {
         self.host = host
         self.port = port
@@ -23,6 +24,7 @@ public struct ListenAddress: Sendable, Hashable, CustomStringConvertible {
     /// Loopback only, on the port this server is documented with.
     public static let localhost = ListenAddress(host: "localhost", port: 8443)
 
+    /// `host:port`, an IPv6 address in brackets.
     public var description: String { self.host.contains(":") ? "[\(self.host)]:\(self.port)" : "\(self.host):\(self.port)" }
 }
 

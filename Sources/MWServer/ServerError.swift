@@ -4,6 +4,7 @@
 public struct ServerError: Error, Sendable {
     /// What happened, as a stable name.
     public struct Code: Hashable, Sendable, CustomStringConvertible {
+        /// The code's stable name, for logs and scripts.
         public let description: String
 
         init(_ description: String) { self.description = description }
@@ -28,6 +29,7 @@ public struct ServerError: Error, Sendable {
         public static let wrongState = Code("wrongState")
     }
 
+    /// The kind of failure.
     public let code: Code
     /// The thing the error is about: an address, a file, a setting.
     public let subject: String
@@ -48,10 +50,12 @@ public struct ServerError: Error, Sendable {
 }
 
 extension ServerError: Equatable {
+    /// Equality is by the code only.
     public static func == (left: ServerError, right: ServerError) -> Bool { left.code == right.code }
 }
 
 extension ServerError: CustomStringConvertible {
+    /// `server.code: subject: what happened: the error underneath; what to do`.
     public var description: String {
         let cause = self.underlying.map { ": \($0)" } ?? ""
         let remedy = self.remedy.map { "; \($0)" } ?? ""

@@ -50,6 +50,7 @@ public struct ServerLimits: Sendable, Hashable {
     /// Handshake steps of one event loop that may wait for their turn. More connections are closed: they would miss ``openingTimeout`` anyway.
     public var maximumWaitingHandshakes = 4_096
 
+    /// The defaults.
     public init() {}
 }
 
@@ -68,6 +69,7 @@ public struct ServerCloseCodes: Sendable, Hashable {
     /// A stored value could not be read: 1011.
     public var storageFailure: UInt16 = 1011
 
+    /// The defaults.
     public init() {}
 
     var all: [UInt16] { [self.stop, self.restart, self.lifetime, self.missedPong, self.slowReader, self.storageFailure] }

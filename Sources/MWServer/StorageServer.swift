@@ -34,6 +34,7 @@ public final class StorageServer: Service, Sendable {
         let addresses: [SocketAddress]
     }
 
+    /// Reads nothing and opens nothing yet.
     public init(configuration: StorageServerConfiguration, logger: Logger) {
         self.configuration = configuration
         self.logger = logger

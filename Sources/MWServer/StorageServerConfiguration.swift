@@ -20,8 +20,11 @@ public struct StorageServerConfiguration: Sendable {
     public var engine: StorageEngineFactory
     /// Where the data is. Made if it is not there; one server at a time may use it.
     public var dataDirectory: String
+    /// When a write is acknowledged. Default: when it is on stable storage.
     public var durability: Durability = .sync
+    /// What peers may use up.
     public var limits = ServerLimits()
+    /// Which close code says what.
     public var closeCodes = ServerCloseCodes()
     /// Threads that serve connections; `nil` is one for each processor.
     public var eventLoops: Int?
@@ -29,6 +32,7 @@ public struct StorageServerConfiguration: Sendable {
     /// some.
     public var drainTimeout: Duration = .seconds(10)
 
+    /// What has no default; everything else can be changed afterwards.
     public init(tls: TLSMaterialSource, engine: StorageEngineFactory, dataDirectory: String) {
         self.tls = tls
         self.engine = engine
