@@ -295,6 +295,15 @@ package final class TLSHandler: ChannelDuplexHandler {
         }
     }
 
+    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it.
+    private func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
+        guard isFlushWanted else { return true }
+        isFlushWanted = false
+        guard encrypt(context) else { return false }
+        send(context, promise: takePromise())
+        return true
+    }
+
     /// One promise for all writes since the last flush.
     private func takePromise() -> EventLoopPromise<Void>? {
         guard let first = unflushedPromises.first else { return nil }
@@ -320,11 +329,13 @@ package final class TLSHandler: ChannelDuplexHandler {
         case (_, .lingering):
             adopt(promise)
         case (.output, .open):
+            guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
             session.close()
             send(context, promise: nil)
             context.close(mode: .output, promise: promise)
         case (.all, .open):
             adopt(promise)
+            guard encryptFlushed(context) else { return }
             session.close()
             linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
         }

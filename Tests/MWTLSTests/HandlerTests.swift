@@ -74,6 +74,22 @@ import Testing
         #expect(!wire.server.channel.isActive && !wire.client.channel.isActive)
     }
 
+    @Test("What was flushed before a close arrives, also inside a read burst", arguments: TLSPolicy.Version.allCases)
+    func closeInBurst(version: TLSPolicy.Version) throws {
+        let wire = try Wire(version)
+        wire.run()
+        var result: EventLoopFuture<Void>?
+        wire.server.onRead = { context, _ in
+            result = context.writeAndFlush(NIOAny(ByteBuffer(string: "goodbye")))
+            context.close(promise: nil)
+        }
+        wire.client.channel.writeAndFlush(ByteBuffer(string: "hello"), promise: nil)
+        wire.run()
+        #expect(wire.client.received == "goodbye")
+        #expect(wire.client.errors.isEmpty)
+        try result?.wait()
+    }
+
     @Test("34: an end without close_notify is a truncation", arguments: TLSPolicy.Version.allCases)
     func truncated(version: TLSPolicy.Version) throws {
         let wire = try Wire(version)
