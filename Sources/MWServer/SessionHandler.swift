@@ -235,15 +235,21 @@ package final class SessionHandler: ChannelDuplexHandler {
         guard let context = self.context else { return }
         let hasOutbound = self.outbound.readableBytes > 0
         guard hasOutbound || self.isScheduledForFlush else { return }
-        self.writeOutbound(context)
+        var sent = self.writeOutbound(context)
         context.flush()
+        // By now the TLS handler has encrypted it and let go of it.
+        self.loop.giveBack(&sent)
     }
 
-    private func writeOutbound(_ context: ChannelHandlerContext) {
-        guard self.outbound.readableBytes > 0 else { return }
-        self.loop.counters.sentBytes &+= UInt64(self.outbound.readableBytes)
-        context.write(self.wrapOutboundOut(self.outbound), promise: nil)
-        self.loop.giveBack(&self.outbound)
+    /// Returns what was written: its storage is free to be used again after the next flush.
+    @discardableResult
+    private func writeOutbound(_ context: ChannelHandlerContext) -> ByteBuffer {
+        let sent = self.outbound
+        self.outbound = ByteBuffer()
+        guard sent.readableBytes > 0 else { return sent }
+        self.loop.counters.sentBytes &+= UInt64(sent.readableBytes)
+        context.write(self.wrapOutboundOut(sent), promise: nil)
+        return sent
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
