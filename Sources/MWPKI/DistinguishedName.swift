@@ -1,9 +1,9 @@
 internal import COpenSSL
 
 /// Reading X.501 names.
-enum DistinguishedName {
+package enum DistinguishedName {
     /// RFC 4514. Invisible characters are escaped too, so that a name cannot forge a log line.
-    static func text(_ name: OpaquePointer) -> String? {
+    package static func text(_ name: OpaquePointer) -> String? {
         OpenSSL.clearErrors()
         defer { OpenSSL.clearErrors() }
         // The second form prints strings that are not the UTF-8 they claim to be.

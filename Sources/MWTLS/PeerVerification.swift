@@ -24,16 +24,21 @@ package struct VerifiedPeer: Sendable {
     package let group: String
     /// The trust store's alias of the leaf itself, if it is an anchor: the human name in the documented layout, where all subjects are equal.
     package let alias: String?
+    /// A server's: the subjects of the authorities whose clients it says it accepts (RFC 8446 §4.2.4), in RFC 4514 form. Empty: any.
+    package let announcedIssuers: [String]
 
     package var leaf: Certificate { chain[0] }
 
-    fileprivate init(chain: [Certificate], tlsVersion: TLSPolicy.Version, cipher: String, group: String, alias: String?) {
+    fileprivate init(
+        chain: [Certificate], tlsVersion: TLSPolicy.Version, cipher: String, group: String, alias: String?, announcedIssuers: [String]
+    ) {
         precondition(!chain.isEmpty, "a verified chain has a leaf")
         self.chain = chain
         self.tlsVersion = tlsVersion
         self.cipher = cipher
         self.group = group
         self.alias = alias
+        self.announcedIssuers = announcedIssuers
     }
 }
 
@@ -159,7 +164,17 @@ final class PeerVerification: Sendable {
         return .success(
             unsafe VerifiedPeer(
                 chain: chain, tlsVersion: version, cipher: string(SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))) ?? "unknown",
-                group: string(mws_ssl_negotiated_group_name(ssl)) ?? "unknown", alias: trustStore.alias(of: leaf)))
+                group: string(mws_ssl_negotiated_group_name(ssl)) ?? "unknown", alias: trustStore.alias(of: leaf),
+                announcedIssuers: announcedIssuers(ssl)))
+    }
+
+    /// What a server announced to a client; a client announces nothing.
+    private func announcedIssuers(_ ssl: OpaquePointer) -> [String] {
+        guard unsafe SSL_is_server(ssl) == 0, let names = unsafe SSL_get0_peer_CA_list(ssl) else { return [] }
+        return (0..<max(0, unsafe OPENSSL_sk_num(names))).compactMap { index in
+            guard let name = unsafe OPENSSL_sk_value(names, index) else { return nil }
+            return unsafe DistinguishedName.text(OpaquePointer(name))
+        }
     }
 
     private func certificates(_ stack: OpaquePointer?) throws -> [Certificate] {

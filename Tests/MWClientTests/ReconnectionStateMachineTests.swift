@@ -5,7 +5,7 @@ import Testing
 
 @Suite struct ReconnectionStateMachineTests {
     @Test(
-        "what is never retried, what is retried once, and what always",
+        "what is never retried, what a few times, and what always",
         arguments: [
             (ConnectionFailure.certificate, ConnectionFailure.Verdict.never), (.openingHandshake, .never), (.violation, .never),
             (.status(401), .never), (.status(403), .never), (.status(404), .never), (.status(426), .never), (.status(302), .never),
@@ -16,7 +16,8 @@ import Testing
             (.closed(CloseCode(rawValue: 1001)), .retry), (.closed(CloseCode(rawValue: 1011)), .retry),
             (.closed(CloseCode(rawValue: 1012)), .retry), (.closed(CloseCode(rawValue: 1013)), .retry),
             (.closed(nil), .retry), (.network, .retry), (.keepAlive, .retry), (.timedOut(.tls), .retry),
-            (.authentication(reason: "handshake_failure"), .retryOnce), (.identity(reason: "keyMismatch"), .retryOnce),
+            (.authentication(reason: "handshake_failure"), .retryLimited(times: 1)),
+            (.identity(reason: "keyMismatch"), .retryLimited(times: 6)),
         ])
     func verdicts(failure: ConnectionFailure, verdict: ConnectionFailure.Verdict) {
         #expect(failure.verdict == verdict)
@@ -141,6 +142,9 @@ import Testing
         #expect(outcome(of: [a, a]) == [false, true])
         #expect(outcome(of: [a, b, a, b, b]) == [false, false, false, false, true])
         #expect(outcome(of: [a, .network, a]) == [false, false, false])
+        // A rotation may take some seconds.
+        let mismatch = ConnectionFailure.identity(reason: "keyMismatch")
+        #expect(outcome(of: Array(repeating: mismatch, count: 7)) == Array(repeating: false, count: 6) + [true])
     }
 
     @Test("the server's Retry-After is honoured up to the limit")

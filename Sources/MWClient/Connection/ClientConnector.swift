@@ -11,8 +11,10 @@ struct ClientConnector {
     let eventLoop: any EventLoop
 
     /// Begins an attempt. On the event loop only.
-    func connect(to endpoint: Endpoint) -> ConnectionAttempt {
-        let attempt = ConnectionAttempt()
+    ///
+    /// - Parameter exchange: what to ask and what to accept; our own opening handshake if not given.
+    func connect(to endpoint: Endpoint, exchange: OpeningExchange? = nil) -> ConnectionAttempt {
+        let attempt = ConnectionAttempt(exchange: exchange)
         // Files are read and keys decoded off the loop: it may serve other connections.
         let material = self.configuration.identity
         let verification = self.configuration.verification
@@ -52,15 +54,12 @@ struct ClientConnector {
     }
 
     private func open(_ attempt: ConnectionAttempt, _ endpoint: Endpoint, _ channel: any Channel, _ tls: TLSContext) {
-        var random = SystemRandomNumberGenerator()
-        let handshake = ClientOpeningHandshake(
-            authority: endpoint.authority, target: endpoint.path,
-            nonce: (0..<OpeningHandshake.nonceBytes).map { _ in UInt8.random(in: 0...255, using: &random) })
-        let handler = OpeningHandshakeHandler(
-            endpoint: endpoint, handshake: handshake, timeout: self.configuration.timeouts.upgrade
-        ) { attempt.complete($0) }
         attempt.channel = channel
         do {
+            let handler = OpeningHandshakeHandler(
+                endpoint: endpoint, exchange: try attempt.exchange ?? Self.ownExchange(endpoint),
+                timeout: self.configuration.timeouts.upgrade,
+                onEncrypted: { attempt.peer = $0 }, completion: { attempt.complete($0) })
             // Only now, and not in the channel's initializer: of several addresses only the one that answered first is worth a handshake.
             try channel.pipeline.syncOperations.addHandlers(
                 OpeningHandshakeHandler.pipeline(
@@ -71,11 +70,24 @@ struct ClientConnector {
     }
 }
 
+extension ClientConnector {
+    fileprivate static func ownExchange(_ endpoint: Endpoint) throws(WebSocketError) -> OpeningExchange {
+        var random = SystemRandomNumberGenerator()
+        let nonce = (0..<OpeningHandshake.nonceBytes).map { _ in UInt8.random(in: 0...255, using: &random) }
+        return try .webSocket(ClientOpeningHandshake(authority: endpoint.authority, target: endpoint.path, nonce: nonce))
+    }
+}
+
 /// One attempt; ends once, in a connection, in an error, or cancelled.
 final class ConnectionAttempt {
     private(set) var isOver = false
+    /// Whom TLS connected us to, as soon as it has.
+    fileprivate(set) var peer: VerifiedPeer?
+    fileprivate let exchange: OpeningExchange?
     fileprivate var channel: (any Channel)?
     private var observer: ((Result<OpenedConnection, ConnectionError>) -> Void)?
+
+    fileprivate init(exchange: OpeningExchange?) { self.exchange = exchange }
 
     /// `observer` is called once, and not from inside of this call.
     func whenComplete(_ observer: @escaping (Result<OpenedConnection, ConnectionError>) -> Void) { self.observer = observer }

@@ -23,11 +23,6 @@ final class ClientEngine {
         }
     }
 
-    private struct PendingCall {
-        let request: Request
-        let continuation: CheckedContinuation<Answer, any Error>
-    }
-
     private enum Phase {
         case idle
         case running
@@ -46,19 +41,15 @@ final class ClientEngine {
     private var random = SystemRandomNumberGenerator()
 
     private var phase = Phase.idle
-    private var table: CallTableStateMachine
+    private let desk: CallDesk
     private var reconnection: ReconnectionStateMachine
-    private var pending: [CallID: PendingCall] = [:]
     private var attempt: ConnectionAttempt?
     private var session: SessionHandler?
-    private var lastError: ClientError?
     private var wasConnected = false
-    private var counters = ClientCounters()
 
     private var waitTimer: Scheduled<Void>?
     private var stabilityTimer: Scheduled<Void>?
     private var drainTimer: Scheduled<Void>?
-    private var deadlineTimer: (at: NIODeadline, task: Scheduled<Void>)?
     private var runContinuation: CheckedContinuation<Void, any Error>?
     private var endObservers: [() -> Void] = []
 
@@ -72,12 +63,14 @@ final class ClientEngine {
         self.shared = shared
         self.connector = ClientConnector(configuration: configuration, eventLoop: eventLoop)
         let reconnection = configuration.reconnection
-        self.table = CallTableStateMachine(
+        self.desk = CallDesk(
             limits: .init(configuration),
             budget: RetryBudget(
-                percent: reconnection.retryPercent, reserve: reconnection.retryReserve, capacity: configuration.limits.requestsInFlight))
+                percent: reconnection.retryPercent, reserve: reconnection.retryReserve, capacity: configuration.limits.requestsInFlight),
+            eventLoop: eventLoop)
         self.reconnection = ReconnectionStateMachine(
             endpointCount: configuration.endpoints.count, policy: ReconnectionPolicy(reconnection))
+        self.desk.onExpiry = { [weak self] in self?.callsEnded() }
     }
 
     private var now: NIODeadline { self.eventLoop.now }
@@ -109,7 +102,7 @@ final class ClientEngine {
         }
         guard self.session != nil else { return self.end(with: nil) }
         self.phase = .draining
-        if self.table.isIdle || !letCallsFinish { return self.beginClosingHandshake() }
+        if self.desk.isIdle || !letCallsFinish { return self.beginClosingHandshake() }
         guard self.drainTimer == nil else { return }
         self.drainTimer = self.schedule(in: self.configuration.timeouts.drain) { $0.drainElapsed() }
     }
@@ -126,20 +119,20 @@ final class ClientEngine {
 
     private func beginClosingHandshake() {
         self.phase = .closingHandshake
-        for ended in self.table.clientEnded() { self.fail(ended, because: Self.closedByUser) }
-        self.publishCounters()
+        self.desk.end(because: Self.closedByUser)
+        self.deliverResults()
         self.session?.close()
     }
 
     private func end(with error: ClientError?) {
         self.phase = .ended(error ?? Self.closedByUser)
         self.reconnection.closed()
-        for timer in [self.waitTimer, self.stabilityTimer, self.drainTimer, self.deadlineTimer?.task] { timer?.cancel() }
+        for timer in [self.waitTimer, self.stabilityTimer, self.drainTimer] { timer?.cancel() }
         self.attempt?.cancel()
         self.attempt = nil
         self.submissionsArrived()  // what is in the inbox fails too
-        for ended in self.table.clientEnded() { self.fail(ended, because: error ?? Self.closedByUser) }
-        self.publishCounters()
+        self.desk.end(because: error ?? Self.closedByUser)
+        self.deliverResults()
         if let error { self.shared.events.send(.gaveUp(error)) }
         self.shared.events.finish()
         self.shared.reloads.finish()
@@ -159,39 +152,22 @@ final class ClientEngine {
         for submission in self.inbox.drain() {
             switch submission {
             case .call(let id, let request, let deadline, let continuation):
-                self.submit(id, PendingCall(request: request, continuation: continuation), deadline: deadline)
+                self.desk.submit(
+                    id, CallDesk.PendingCall(request: request, continuation: continuation), deadline: deadline, refusal: self.refusal)
             case .cancel(let id):
-                if let ended = self.table.cancelled(id) { self.fail(ended, because: nil) }
+                self.desk.cancel(id)
             }
         }
         self.sendQueued()
-        self.finishDrainIfIdle()
-        self.publishCounters()
+        self.callsEnded()
     }
 
-    private func submit(_ id: CallID, _ call: PendingCall, deadline: NIODeadline) {
-        self.counters.calls += 1
+    /// Why no new call is taken.
+    private var refusal: ClientError? {
         switch self.phase {
-        case .idle, .running: break
-        case .draining, .closingHandshake: return self.finish(call, .failure(Self.closedByUser))
-        case .ended(let error): return self.finish(call, .failure(error))
-        }
-        let action = self.table.submitted(
-            id, effect: call.request.effect, bytes: call.request.bytes.readableBytes, deadline: deadline, now: self.now)
-        switch action {
-        case .queued:
-            self.pending[id] = call
-            self.armDeadlineTimer(deadline)
-        case .refuseQueueFull:
-            self.finish(
-                call,
-                .failure(
-                    ClientError(
-                        .queueFull, subject: "\(call.request.type)", what: "too many calls wait for a connection",
-                        found: "\(self.table.queuedCalls) calls of \(self.table.queuedBytes) bytes", remedy: "ask again later",
-                        underlying: self.lastError)))
-        case .refuseExpired:
-            self.finish(call, .failure(ClientError(.deadlineExceeded, subject: "\(call.request.type)", what: "was made past its deadline")))
+        case .idle, .running: nil
+        case .draining, .closingHandshake: Self.closedByUser
+        case .ended(let error): error
         }
     }
 
@@ -201,56 +177,24 @@ final class ClientEngine {
         case .running, .draining: break
         case .idle, .closingHandshake, .ended: return
         }
-        while session.canSend, let (id, requestID) = self.table.nextToSend() {
-            guard let call = self.pending[id] else { continue }
-            session.send(call.request, id: requestID)
-        }
+        while session.canSend, let (request, id) = self.desk.nextToSend() { session.send(request, id: id) }
         session.flush()
     }
 
-    private func armDeadlineTimer(_ deadline: NIODeadline) {
-        if let timer = self.deadlineTimer {
-            guard deadline < timer.at else { return }
-            timer.task.cancel()
-        }
-        // A coarse tick: each costs a walk over all calls, and many that end together share one.
-        let at = max(deadline, self.now + Self.deadlineGranularity)
-        self.deadlineTimer = (at, self.schedule(at: at) { $0.deadlineTimerFired() })
-    }
-
-    /// How late a deadline may be noticed.
-    private static let deadlineGranularity = TimeAmount.milliseconds(2)
-
-    private func deadlineTimerFired() {
-        self.deadlineTimer = nil
-        for ended in self.table.deadlinesReached(now: self.now) { self.fail(ended, because: self.lastError) }
-        if let next = self.table.earliestDeadline { self.armDeadlineTimer(next) }
+    private func callsEnded() {
         self.finishDrainIfIdle()
-        self.publishCounters()
-    }
-
-    private func fail(_ ended: CallTableStateMachine.Ended, because cause: ClientError?) {
-        guard let call = self.pending.removeValue(forKey: ended.call) else { return }
-        self.finish(call, .failure(ClientError(ended, type: call.request.type, cause: cause)))
-    }
-
-    private func finish(_ call: PendingCall, _ result: Result<Answer, ClientError>) {
-        switch result {
-        case .success(let answer):
-            self.counters.succeeded += 1
-            call.continuation.resume(returning: answer)
-        case .failure(let error):
-            self.counters.failed += 1
-            if error.mayHaveTakenEffect { self.counters.outcomeUnknown += 1 }
-            call.continuation.resume(throwing: error)
-        }
+        self.deliverResults()
     }
 
     private func finishDrainIfIdle() {
-        if case .draining = self.phase, self.table.isIdle { self.beginClosingHandshake() }
+        if case .draining = self.phase, self.desk.isIdle { self.beginClosingHandshake() }
     }
 
-    private func publishCounters() { self.shared.counters.withLock { $0 = self.counters } }
+    /// Ends each piece of work on the loop: whoever asked may look at the counters, and asks again.
+    private func deliverResults() {
+        self.shared.counters.withLock { $0 = self.desk.counters }
+        self.desk.deliver()
+    }
 
     // MARK: Connections
 
@@ -270,7 +214,7 @@ final class ClientEngine {
     }
 
     private func established(_ opened: OpenedConnection) {
-        self.counters.connections += 1
+        self.desk.count { $0.connections += 1 }
         let stableAfter = self.reconnection.established(now: self.now)
         self.stabilityTimer?.cancel()
         self.stabilityTimer = self.schedule(in: stableAfter) { $0.reconnection.stabilityElapsed(now: $0.now) }
@@ -280,24 +224,28 @@ final class ClientEngine {
                 "endpoint": "\(opened.endpoint)", "tls": "\(opened.peer.tlsVersion)", "server": "\(opened.peer.leaf.subject)",
                 "fingerprint": "\(opened.peer.leaf.sha256)",
             ])
-        self.lastError = nil
+        self.desk.lastError = nil
         self.shared.events.send(self.wasConnected ? .resumed(opened.endpoint) : .connected(opened.endpoint))
         self.wasConnected = true
         let session = SessionHandler(configuration: self.configuration, delegate: self)
         self.session = session
-        opened.start(session)
-        self.sendQueued()
-        self.publishCounters()
+        do {
+            try opened.start(session)
+            self.sendQueued()
+            self.deliverResults()
+        } catch {
+            self.sessionEnded(session, ConnectionError(error))
+        }
     }
 
     private func attemptFailed(_ failure: ConnectionError) {
-        self.counters.failedAttempts += 1
+        self.desk.count { $0.failedAttempts += 1 }
         self.note(failure)
         self.proceed(self.reconnection.attemptFailed(failure.kind, retryAfter: failure.retryAfter, using: &self.random))
     }
 
     private func note(_ failure: ConnectionError) {
-        self.lastError = failure.error
+        self.desk.lastError = failure.error
         self.logger.warning("disconnected", metadata: ["error": "\(failure.error)"])
         self.shared.events.send(.disconnected(failure.error))
     }
@@ -310,11 +258,11 @@ final class ClientEngine {
             self.shared.events.send(.reconnecting(attempt: attempt, after: after))
             self.waitTimer = self.schedule(in: after) { $0.waitElapsed() }
         case .giveUp:
-            self.end(with: self.lastError ?? Self.closedByUser)
+            self.end(with: self.desk.lastError ?? Self.closedByUser)
         case .none:
             break
         }
-        self.publishCounters()
+        self.deliverResults()
     }
 
     private func waitElapsed() {
@@ -347,45 +295,28 @@ extension ClientEngine: SessionDelegate {
             if case .forceReload(let pairs) = reply { self.reload(pairs) }
             return
         }
-        switch self.table.answered(id) {
-        case .unknownRequest:
-            session.violated(.protocolError, "an answer to nothing that was asked")
-        case .drop:
-            self.reconnection.requestAnswered()
-        case .complete(let call):
-            self.reconnection.requestAnswered()
-            guard let pending = self.pending.removeValue(forKey: call) else { return }
-            self.complete(pending, reply, session)
+        switch self.desk.answered(reply, id: id) {
+        case .fine: self.reconnection.requestAnswered()
+        case .violation(let reason, let cause): session.violated(.protocolError, reason, cause)
         }
-    }
-
-    private func complete(_ call: PendingCall, _ reply: MWDBReply, _ session: SessionHandler) {
-        do {
-            if let answer = try Answer(reply, to: call.request.type) { return self.finish(call, .success(answer)) }
-        } catch {
-            return self.finish(call, .failure(error))
-        }
-        let error = ClientError(
-            .protocolMismatch, subject: "\(call.request.type)", what: "the server answered something else",
-            mayHaveTakenEffect: call.request.effect == .once)
-        self.finish(call, .failure(error))
-        session.violated(.protocolError, "an answer of another kind than its request", error)
     }
 
     private func reload(_ pairs: MWDBPairs) {
-        self.counters.reloads += 1
         let changes = pairs.slices.map { pair in
             Reload.Change(
                 key: Array(pair.key.readableBytesView),
                 value: pair.value.readableBytes == 0 ? nil : Array(pair.value.readableBytesView))
         }
-        self.counters.reloadsDropped += self.shared.reloads.send { Reload(changes: changes, missedBefore: $0) }
+        let dropped = self.shared.reloads.send { Reload(changes: changes, missedBefore: $0) }
+        self.desk.count { counters in
+            counters.reloads += 1
+            counters.reloadsDropped += dropped
+        }
     }
 
     func sessionReadCompleted(_ session: SessionHandler) {
         self.sendQueued()
-        self.finishDrainIfIdle()
-        self.publishCounters()
+        self.callsEnded()
     }
 
     func sessionBecameWritable(_ session: SessionHandler) { self.sendQueued() }
@@ -394,9 +325,7 @@ extension ClientEngine: SessionDelegate {
         guard self.session === session else { return }
         self.session = nil
         self.stabilityTimer?.cancel()
-        let (resent, ended) = self.table.connectionLost()
-        self.counters.resent += resent
-        for call in ended { self.fail(call, because: failure.error) }
+        self.desk.connectionLost(because: failure.error)
         switch self.phase {
         case .draining, .closingHandshake: return self.end(with: nil)
         case .idle, .running, .ended: break
@@ -425,37 +354,4 @@ extension ReconnectionPolicy {
         self.stableAfter = configuration.stableAfter
         self.maximumFailedRounds = configuration.maximumFailedRounds
     }
-}
-
-extension ClientError {
-    /// What a call that ended without an answer throws.
-    init(_ ended: CallTableStateMachine.Ended, type: MWDBRequestType, cause: ClientError?) {
-        let subject = "\(type)"
-        let effect = ended.mayHaveTakenEffect
-        let because = cause.map { "\($0)" }
-        switch ended.reason {
-        case .deadline:
-            self.init(
-                .deadlineExceeded, subject: subject, what: ended.wasSent ? "was sent and not answered in time" : "was not sent in time",
-                found: because, remedy: effect ? Self.askFirst : nil, mayHaveTakenEffect: effect, underlying: cause)
-        case .cancelled:
-            self.init(
-                .cancelled, subject: subject, what: ended.wasSent ? "was cancelled after it was sent" : "was cancelled before it was sent",
-                remedy: effect ? Self.askFirst : nil, mayHaveTakenEffect: effect)
-        case .connectionLost, .clientEnded:
-            if effect {
-                self.init(
-                    .outcomeUnknown, subject: subject, what: "the connection ended before the answer came", found: because,
-                    remedy: Self.askFirst, mayHaveTakenEffect: true, underlying: cause)
-            } else if ended.reason == .clientEnded, let cause {
-                self = cause
-            } else {
-                self.init(
-                    .connectionLost, subject: subject, what: "the connection ended before the answer came", found: because,
-                    remedy: "ask again", underlying: cause)
-            }
-        }
-    }
-
-    private static let askFirst = "it may have been done: read before writing again"
 }

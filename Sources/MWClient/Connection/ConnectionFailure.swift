@@ -32,8 +32,8 @@ package enum ConnectionFailure: Hashable, Sendable {
     package enum Verdict: Hashable, Sendable {
         /// Worth another attempt.
         case retry
-        /// Worth one more attempt; the same again is final.
-        case retryOnce
+        /// Worth so many more attempts; the same failure once more is final.
+        case retryLimited(times: Int)
         /// Not worth another attempt at this endpoint.
         case never
     }
@@ -43,7 +43,9 @@ package enum ConnectionFailure: Hashable, Sendable {
         switch self {
         case .network, .timedOut, .keepAlive: .retry
         case .certificate, .tlsParameters, .openingHandshake, .violation: .never
-        case .authentication, .identity: .retryOnce
+        case .authentication: .retryLimited(times: 1)
+        // Files that do not fit together are what a rotation looks like from the middle: with the waits in between, some seconds.
+        case .identity: .retryLimited(times: 6)
         case .status(let status): Self.verdict(status: status)
         case .closed(let code): Self.verdict(code: code)
         }

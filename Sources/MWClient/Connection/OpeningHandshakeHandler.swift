@@ -4,23 +4,55 @@ import MWWebSocket
 import NIOCore
 import NIOHTTP1
 
+/// The request that opens a connection, and what its answer must be.
+struct OpeningExchange: Sendable {
+    let request: HTTPRequestHead
+    /// Throws when the answer is not a welcome; `body` is the start of a refusal's.
+    let judge: @Sendable (_ response: HTTPResponseHead, _ body: ByteBuffer) throws -> Void
+
+    /// Our own client's.
+    static func webSocket(_ handshake: ClientOpeningHandshake) throws(WebSocketError) -> OpeningExchange {
+        // The rules' own text is the request; NIO's parser of the answer wants to have seen its head.
+        let lines = try handshake.requestBytes().split(separator: "\r\n")
+        var head = HTTPRequestHead(version: .http1_1, method: .GET, uri: handshake.target)
+        for line in lines.dropFirst() {
+            let parts = line.split(separator: ":", maxSplits: 1)
+            head.headers.add(name: String(parts[0]), value: String(parts[1].drop { $0 == " " }))
+        }
+        return OpeningExchange(request: head) { response, body in
+            try handshake.validate(
+                status: Int(response.status.code), headers: response.headers.map { ($0.name, $0.value) }, body: String(buffer: body))
+        }
+    }
+}
+
 /// A connection whose server has answered 101: now, and not before, the server has welcomed us (in TLS 1.3 a client finishes its
 /// handshake before the server has judged its certificate).
 struct OpenedConnection {
     let endpoint: Endpoint
     let peer: VerifiedPeer
-    private let handler: OpeningHandshakeHandler
+    let response: HTTPResponseHead
+    let channel: any Channel
+    private let earlyBytes: EarlyBytes
 
-    fileprivate init(endpoint: Endpoint, peer: VerifiedPeer, handler: OpeningHandshakeHandler) {
+    fileprivate init(
+        endpoint: Endpoint, peer: VerifiedPeer, response: HTTPResponseHead, channel: any Channel, earlyBytes: EarlyBytes
+    ) {
         self.endpoint = endpoint
         self.peer = peer
-        self.handler = handler
+        self.response = response
+        self.channel = channel
+        self.earlyBytes = earlyBytes
     }
 
-    /// Puts `session` in the place of the HTTP handlers; what the server sent behind its 101 goes to it.
-    func start(_ session: some ChannelInboundHandler) { self.handler.hand(over: session) }
+    /// Puts `session` at the end of the pipeline; what the server sent right behind its 101 goes to it.
+    func start(_ session: some ChannelHandler) throws {
+        let pipeline = self.channel.pipeline.syncOperations
+        try pipeline.addHandler(session, position: .after(self.earlyBytes))
+        pipeline.removeHandler(self.earlyBytes, promise: nil)
+    }
 
-    func close() { self.handler.abort() }
+    func close() { self.channel.close(promise: nil) }
 }
 
 /// Sends the opening handshake once TLS is up, and judges the answer; reports once.
@@ -32,8 +64,9 @@ final class OpeningHandshakeHandler: ChannelInboundHandler, RemovableChannelHand
     private static let maximumBodyBytes = 512
 
     private let endpoint: Endpoint
-    private let handshake: ClientOpeningHandshake
+    private let exchange: OpeningExchange
     private let timeout: Duration
+    private let onEncrypted: (VerifiedPeer) -> Void
     private var completion: ((Result<OpenedConnection, ConnectionError>) -> Void)?
     private var context: ChannelHandlerContext?
     private var timer: Scheduled<Void>?
@@ -41,14 +74,17 @@ final class OpeningHandshakeHandler: ChannelInboundHandler, RemovableChannelHand
     private var head: HTTPResponseHead?
     private var body = ByteBuffer()
 
-    /// - Parameter completion: called once, on the event loop.
+    /// - Parameters:
+    ///   - onEncrypted: called when the server's certificate is accepted; it has not judged ours then.
+    ///   - completion: called once, on the event loop.
     init(
-        endpoint: Endpoint, handshake: ClientOpeningHandshake, timeout: Duration,
+        endpoint: Endpoint, exchange: OpeningExchange, timeout: Duration, onEncrypted: @escaping (VerifiedPeer) -> Void,
         completion: @escaping (Result<OpenedConnection, ConnectionError>) -> Void
     ) {
         self.endpoint = endpoint
-        self.handshake = handshake
+        self.exchange = exchange
         self.timeout = timeout
+        self.onEncrypted = onEncrypted
         self.completion = completion
     }
 
@@ -72,6 +108,7 @@ final class OpeningHandshakeHandler: ChannelInboundHandler, RemovableChannelHand
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if let event = event as? TLSHandshakeCompleted {
             self.peer = event.peer
+            self.onEncrypted(event.peer)
             self.timer = context.eventLoop.assumeIsolated().scheduleTask(in: TimeAmount(self.timeout)) { [weak self] in
                 guard let self else { return }
                 self.fail(.timedOut(.upgrade, after: self.timeout, "\(self.endpoint)"))
@@ -113,28 +150,16 @@ final class OpeningHandshakeHandler: ChannelInboundHandler, RemovableChannelHand
     }
 
     private func sendRequest(_ context: ChannelHandlerContext) {
-        do {
-            // The rules' own text is the request; NIO's parser of the answer wants to have seen its head.
-            let lines = try self.handshake.requestBytes().split(separator: "\r\n")
-            var head = HTTPRequestHead(version: .http1_1, method: .GET, uri: self.handshake.target)
-            for line in lines.dropFirst() {
-                let parts = line.split(separator: ":", maxSplits: 1)
-                head.headers.add(name: String(parts[0]), value: String(parts[1].drop { $0 == " " }))
-            }
-            context.write(self.wrapOutboundOut(.head(head)), promise: nil)
-            context.writeAndFlush(self.wrapOutboundOut(.end(nil)), promise: nil)
-        } catch {
-            self.fail(ConnectionError(error, subject: "\(self.endpoint)"))
-        }
+        context.write(self.wrapOutboundOut(.head(self.exchange.request)), promise: nil)
+        context.writeAndFlush(self.wrapOutboundOut(.end(nil)), promise: nil)
     }
 
     private func judge() {
         guard let head = self.head, let peer = self.peer else { return }
         do {
-            let body = self.body.readSlice(length: min(self.body.readableBytes, Self.maximumBodyBytes)) ?? ByteBuffer()
-            try self.handshake.validate(
-                status: Int(head.status.code), headers: head.headers.map { ($0.name, $0.value) }, body: String(buffer: body))
-            self.complete(.success(OpenedConnection(endpoint: self.endpoint, peer: peer, handler: self)))
+            try self.exchange.judge(
+                head, self.body.getSlice(at: 0, length: min(self.body.readableBytes, Self.maximumBodyBytes)) ?? ByteBuffer())
+            try self.leave(peer, head)
         } catch {
             self.fail(ConnectionError(error, subject: "\(self.endpoint)"))
         }
@@ -152,22 +177,47 @@ final class OpeningHandshakeHandler: ChannelInboundHandler, RemovableChannelHand
         completion(result)
     }
 
-    fileprivate func abort() { self.context?.close(promise: nil) }
+    private func abort() { self.context?.close(promise: nil) }
 
-    fileprivate func hand(over session: some ChannelInboundHandler) {
-        guard let pipeline = self.context?.pipeline.syncOperations else { return }
-        do {
-            try pipeline.addHandler(session, position: .after(self))
-            pipeline.removeHandler(self, promise: nil)
-            for handler in [
-                try pipeline.context(handlerType: HTTPRequestEncoder.self),
-                try pipeline.context(handlerType: OpeningByteLimit.self),
-                // Last: its removal hands the bytes behind the 101 on, to the session.
-                try pipeline.context(handlerType: ByteToMessageHandler<HTTPResponseDecoder>.self),
-            ] { pipeline.removeHandler(context: handler, promise: nil) }
-        } catch {
-            preconditionFailure("the pipeline is the one that was built: \(error)")
+    /// Takes HTTP out of the pipeline. The parser goes last, and only once it is done with the current read: until then nothing may be
+    /// written, and what it has left is not HTTP.
+    private func leave(_ peer: VerifiedPeer, _ response: HTTPResponseHead) throws {
+        guard let context = self.context else { return }
+        let channel = context.channel
+        let pipeline = context.pipeline.syncOperations
+        let earlyBytes = EarlyBytes()
+        try pipeline.addHandler(earlyBytes, position: .after(self))
+        pipeline.removeHandler(context: context, promise: nil)
+        pipeline.removeHandler(context: try pipeline.context(handlerType: HTTPRequestEncoder.self), promise: nil)
+        pipeline.removeHandler(context: try pipeline.context(handlerType: OpeningByteLimit.self), promise: nil)
+        let removed = channel.eventLoop.makePromise(of: Void.self)
+        removed.futureResult.assumeIsolated().whenComplete { _ in
+            let opened = OpenedConnection(
+                endpoint: self.endpoint, peer: peer, response: response, channel: channel, earlyBytes: earlyBytes)
+            self.complete(.success(opened))
         }
+        let parser = try pipeline.context(handlerType: ByteToMessageHandler<HTTPResponseDecoder>.self)
+        pipeline.removeHandler(context: parser, promise: removed)
+    }
+}
+
+/// Holds what the server sent right behind its 101 until there is somebody to take it.
+private final class EarlyBytes: ChannelInboundHandler, RemovableChannelHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = ByteBuffer
+    private var bytes = ByteBuffer()
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        var more = self.unwrapInboundIn(data)
+        self.bytes.writeBuffer(&more)
+    }
+
+    func removeHandler(context: ChannelHandlerContext, removalToken: ChannelHandlerContext.RemovalToken) {
+        if self.bytes.readableBytes > 0 {
+            context.fireChannelRead(self.wrapInboundOut(self.bytes))
+            context.fireChannelReadComplete()
+        }
+        context.leavePipeline(removalToken: removalToken)
     }
 }
 

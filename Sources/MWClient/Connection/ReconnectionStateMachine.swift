@@ -59,8 +59,8 @@ package struct ReconnectionStateMachine: ~Copyable {
     private var failedRounds = 0
     /// Endpoints whose failure is final until a connection proves itself: each is tried once an incident, not for ever.
     private var finalEndpoints: Set<Int> = []
-    /// The last failure of each endpoint that is worth one more attempt only.
-    private var suspects: [Int: ConnectionFailure] = [:]
+    /// The last failure of each endpoint that is worth a few more attempts only, and how often it came in a row.
+    private var suspects: [Int: (failure: ConnectionFailure, count: Int)] = [:]
     private var retryAfter: Duration = .zero
 
     package init(endpointCount: Int, policy: ReconnectionPolicy) {
@@ -154,8 +154,10 @@ package struct ReconnectionStateMachine: ~Copyable {
         switch failure.verdict {
         case .retry:
             self.suspects[endpoint] = nil
-        case .retryOnce:
-            if self.suspects.updateValue(failure, forKey: endpoint) == failure { self.finalEndpoints.insert(endpoint) }
+        case .retryLimited(let times):
+            let before = self.suspects[endpoint].map { $0.failure == failure ? $0.count : 0 } ?? 0
+            self.suspects[endpoint] = (failure, before + 1)
+            if before >= times { self.finalEndpoints.insert(endpoint) }
         case .never:
             self.finalEndpoints.insert(endpoint)
         }

@@ -23,10 +23,9 @@ final class SessionHandler: ChannelInboundHandler {
     private var context: ChannelHandlerContext?
     private var machine: WebSocketStateMachine
     private var maskingKeys = MaskingKeys()
-    private var keepAlive: KeepAliveStateMachine?
+    private var keepAlive: KeepAlive?
     private var outbound = ByteBuffer()
-    private var keepAliveTimer: Scheduled<Void>?
-    private var closingTimer: Scheduled<Void>?
+    private var timer: Scheduled<Void>?
     private var hasEnded = false
 
     init(configuration: StorageClientConfiguration, delegate: any SessionDelegate) {
@@ -62,14 +61,13 @@ final class SessionHandler: ChannelInboundHandler {
     func close() {
         guard self.machine.writeClose(.normal, to: &self.outbound, maskingKey: self.maskingKeys.next()) else { return }
         self.flush()
-        self.armClosingTimer()
+        if let now = self.context?.eventLoop.now { self.arm(self.keepAlive?.closeSent(at: now)) }
     }
 
     /// The server broke the protocol inside of the messages: tells it, and ends.
     func violated(_ code: CloseCode, _ reason: String, _ cause: (any Error)? = nil) {
         guard self.machine.writeClose(code, reason, to: &self.outbound, maskingKey: self.maskingKeys.next()) else { return }
         self.flush()
-        self.context?.close(promise: nil)
         self.end(
             ConnectionError(
                 .violation,
@@ -86,19 +84,22 @@ final class SessionHandler: ChannelInboundHandler {
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         let timeouts = self.configuration.timeouts
-        let now = context.eventLoop.now
-        self.keepAlive = KeepAliveStateMachine(interval: timeouts.pingInterval, pongTimeout: timeouts.pong, now: now)
-        self.armKeepAliveTimer(now + TimeAmount(timeouts.pingInterval))
+        let times = KeepAliveTimes(
+            pingInterval: timeouts.pingInterval, pongTimeout: timeouts.pong, closingTimeout: timeouts.closingHandshake)
+        let keepAlive = KeepAlive(times: times, now: context.eventLoop.now)
+        self.keepAlive = keepAlive
+        self.arm(keepAlive.firstDeadline)
+        // No event will say so any more.
+        if !context.channel.isActive { self.end(.cut) }
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {
-        self.keepAliveTimer?.cancel()
-        self.closingTimer?.cancel()
+        self.timer?.cancel()
         self.context = nil
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        self.keepAlive?.bytesReceived(now: context.eventLoop.now)
+        self.keepAlive?.bytesReceived(at: context.eventLoop.now)
         self.machine.bytesReceived(self.unwrapInboundIn(data))
         while let event = self.machine.nextEvent(outbound: &self.outbound, maskingKey: self.maskingKeys.next()) {
             switch event {
@@ -129,7 +130,6 @@ final class SessionHandler: ChannelInboundHandler {
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         self.end(ConnectionError(error))
-        context.close(promise: nil)
     }
 
     func channelInactive(context: ChannelHandlerContext) {
@@ -139,14 +139,12 @@ final class SessionHandler: ChannelInboundHandler {
 
     private func closeReceived(_ code: CloseCode?, _ reason: String) {
         self.flush()
-        self.end(ConnectionError(closedBy: code, reason))
         // RFC 6455 §7.1.1: the server closes TCP first; the TLS handler waits for that a moment after our close_notify.
-        self.context?.close(promise: nil)
+        self.end(ConnectionError(closedBy: code, reason))
     }
 
     private func violated(_ error: WebSocketError) {
         self.flush()
-        self.context?.close(promise: nil)
         self.end(
             ConnectionError(
                 .violation,
@@ -155,46 +153,43 @@ final class SessionHandler: ChannelInboundHandler {
                     remedy: "check that the endpoint is a storage server", underlying: error)))
     }
 
+    /// Closes, then tells: whoever is told may end the process.
     private func end(_ failure: ConnectionError) {
         guard !self.hasEnded else { return }
         self.hasEnded = true
-        self.keepAliveTimer?.cancel()
+        self.timer?.cancel()
+        self.context?.close(promise: nil)
         self.delegate?.sessionEnded(self, failure)
     }
 
-    // MARK: Timers
+    // MARK: Timer
 
-    private func armKeepAliveTimer(_ deadline: NIODeadline) {
-        self.keepAliveTimer = self.context?.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { [weak self] in
-            self?.keepAliveTimerFired()
-        }
+    private func arm(_ deadline: NIODeadline?) {
+        self.timer?.cancel()
+        guard let deadline, let context = self.context else { return }
+        self.timer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { [weak self] in self?.timerFired() }
     }
 
-    private func keepAliveTimerFired() {
-        guard let context = self.context, !self.hasEnded, let action = self.keepAlive?.timerFired(now: context.eventLoop.now) else {
-            return
-        }
+    private func timerFired() {
+        guard let context = self.context, !self.hasEnded, let action = self.keepAlive?.timerFired(at: context.eventLoop.now) else { return }
         switch action {
-        case .rearm(let deadline):
-            self.armKeepAliveTimer(deadline)
-        case .ping(let deadline):
+        case .wait(let deadline):
+            self.arm(deadline)
+        case .sendPing(let deadline):
             self.machine.writePing(to: &self.outbound, maskingKey: self.maskingKeys.next())
             self.flush()
-            self.armKeepAliveTimer(deadline)
-        case .dead:
+            self.arm(deadline)
+        case .end(let error):
+            if let code = error.closeCode {
+                self.machine.writeClose(code, error.what, to: &self.outbound, maskingKey: self.maskingKeys.next())
+                self.flush()
+            }
             self.end(
                 ConnectionError(
                     .keepAlive,
                     ClientError(
-                        .unreachable, subject: "server", what: "did not answer a ping within \(self.configuration.timeouts.pong)",
-                        remedy: "check the network in between")))
-            self.abort()
+                        .unreachable, subject: "server", what: error.what, found: error.found, expected: error.expected,
+                        remedy: "check the network in between", underlying: error)))
         }
-    }
-
-    private func armClosingTimer() {
-        guard self.closingTimer == nil, let context = self.context else { return }
-        let timeout = TimeAmount(self.configuration.timeouts.closingHandshake)
-        self.closingTimer = context.eventLoop.assumeIsolated().scheduleTask(in: timeout) { [weak self] in self?.abort() }
     }
 }

@@ -14,7 +14,9 @@ extension ConnectionOptions {
 
     /// The client's configuration from all layers of settings; the identity's files are read here once, so that what is wrong with them
     /// is said before anything is sent.
-    func clientConfiguration(_ settings: Settings) throws -> StorageClientConfiguration {
+    ///
+    /// - Parameter loadsIdentity: false leaves that to whoever explains it better.
+    func clientConfiguration(_ settings: Settings, loadsIdentity: Bool = true) throws -> StorageClientConfiguration {
         let endpoints = try settings.found(.endpoint)
         let urls = try endpoints?.values.map { text in
             do { return try Endpoint(text) } catch {
@@ -24,7 +26,7 @@ extension ConnectionOptions {
             }
         }
         let source = try material(settings)
-        _ = try CommandFailure.configuration { try source.load() }
+        if loadsIdentity { _ = try CommandFailure.configuration { try source.load() } }
         var configuration = StorageClientConfiguration(endpoints: urls ?? [], identity: source)
         configuration.verification = try verification(settings)
         configuration.reconnection.maximumFailedRounds = 1
