@@ -27,7 +27,7 @@ final class RocksDBDatabase: @unchecked Sendable {
     init(directory: String, options engineOptions: EngineOptions) throws(StorageError) {
         let options = unsafe try RocksDBDatabase.makeOptions(engineOptions, directory: directory)
         do throws(StorageError) {
-            unsafe pointer = try RocksDBDatabase.check(directory) { unsafe rocksdb_open(options, directory, $0) }
+            unsafe pointer = try RocksDBDatabase.opened(directory) { unsafe rocksdb_open(options, directory, $0) }
         } catch {
             unsafe rocksdb_options_destroy(options)
             throw error
@@ -47,7 +47,7 @@ final class RocksDBDatabase: @unchecked Sendable {
         unsafe rocksdb_options_set_db_log_dir(options, scratch)
         unsafe rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         do throws(StorageError) {
-            unsafe pointer = try RocksDBDatabase.check(directory) {
+            unsafe pointer = try RocksDBDatabase.opened(directory) {
                 unsafe rocksdb_open_for_read_only(options, directory, 0, $0)
             }
         } catch {
@@ -111,6 +111,15 @@ final class RocksDBDatabase: @unchecked Sendable {
     }
 
     // MARK: Errors
+
+    private static func opened(
+        _ directory: String, _ open: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> OpaquePointer?
+    ) throws(StorageError) -> OpaquePointer {
+        guard let pointer = unsafe try check(directory, open) else {
+            throw StorageError(engine: "RocksDB", message: "no database and no reason", directory: directory)
+        }
+        return unsafe pointer
+    }
 
     /// Runs a call that reports failure through a C string.
     func check<R>(_ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> R) throws(StorageError) -> R {

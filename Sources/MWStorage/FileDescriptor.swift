@@ -122,6 +122,23 @@ package struct FileDescriptor: Sendable {
         return names
     }
 
+    /// A new, empty directory, which the caller removes.
+    package static func makeTemporaryDirectory(in parent: String) throws(StorageError) -> String {
+        var template = Array("\(parent)/.mwstorage-XXXXXX".utf8CString)
+        let made = unsafe template.withUnsafeMutableBufferPointer { buffer in
+            unsafe buffer.baseAddress.flatMap { unsafe mkdtemp($0) }.map { unsafe String(cString: $0) }
+        }
+        guard let made else { throw StorageError(errno: errno, subject: parent) }
+        return made
+    }
+
+    /// Removes a directory of our own and all that it holds.
+    package static func removeDirectory(_ path: String) {
+        if unsafe unlink(path) == 0 { return }
+        for name in (try? names(in: path)) ?? [] { removeDirectory(path + "/" + name) }
+        unsafe rmdir(path)
+    }
+
     package static func parent(of path: String) -> String {
         var end = path.endIndex
         while end > path.startIndex, path[path.index(before: end)] == "/" { end = path.index(before: end) }

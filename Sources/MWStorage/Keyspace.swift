@@ -15,10 +15,8 @@ package struct Keyspace: Hashable, Sendable {
     /// What clients put.
     package static let data = Keyspace(1)
 
-    package init?(prefix: UInt8) {
-        guard prefix <= Keyspace.data.prefix else { return nil }
-        self.prefix = prefix
-    }
+    /// For tests that write the keys of other programs.
+    package init(rawPrefix: UInt8) { self.prefix = rawPrefix }
 }
 
 /// The keys from `lower` up to, and without, `upper`, in byte order.

@@ -12,7 +12,7 @@ struct PrefixCounter {
     static let maximum: UInt32 = 32_767
     private static let key = Array("prefix".utf8)
 
-    init(readingFrom engine: any StorageEngine) throws(StorageError) {
+    init(readingFrom engine: any EngineReading) throws(StorageError) {
         var bytes: [UInt8]?
         let engineKey = [Keyspace.meta.prefix] + PrefixCounter.key
         try unsafe engineKey.span.bytes.withUnsafeBytes { (key) throws(StorageError) in

@@ -1,12 +1,15 @@
+/// What can be asked for the value of a key.
+package protocol EngineReading: AnyObject, Sendable {
+    /// Calls `body` once with the value, borrowed for that call, or with nil if the key is absent.
+    func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError)
+}
+
 /// An embedded engine: one ordered map of bytes to bytes, on disk.
 ///
 /// Everything an engine must do, and nothing else: `Storage` adds keyspaces, the commit queue, durability and recovery.
 /// All methods may be called from any thread at any time, except that no call may run when `close` does, nor after it.
 /// Every engine runs the suite in `Tests/EngineContract`.
-package protocol StorageEngine: AnyObject, Sendable {
-    /// Calls `body` once with the value, borrowed for that call, or with nil if the key is absent.
-    func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError)
-
+package protocol StorageEngine: EngineReading {
     /// Applies all of `batch` or none of it; later operations on a key win over earlier ones.
     ///
     /// With `sync`, returns only once the batch is on stable storage. After it has thrown, no later read of this
@@ -27,10 +30,7 @@ package protocol StorageEngine: AnyObject, Sendable {
 }
 
 /// The engine's map at one moment.
-package protocol EngineSnapshot: AnyObject, Sendable {
-    /// As ``StorageEngine/read(_:_:)``.
-    func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError)
-
+package protocol EngineSnapshot: EngineReading {
     /// Calls `body` with each key and value of `range` in order, borrowed for that call, until it returns false.
     func scan(
         _ range: KeyRange, _ direction: ScanDirection, _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool

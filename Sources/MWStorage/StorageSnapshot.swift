@@ -33,9 +33,16 @@ package final class StorageSnapshot: Sendable {
         return value
     }
 
+    /// The first prefix that nobody has had.
+    func nextPrefix() throws(StorageError) -> UInt32 {
+        var next: UInt32 = 0
+        try withSnapshot { (snapshot) throws(StorageError) in next = try PrefixCounter(readingFrom: snapshot).next }
+        return next
+    }
+
     /// The first keys of `range` in the given direction, until a page is full; an empty page is the end.
     ///
-    /// Go on with ``KeyRange`` from (without) the last key: `nextRange(after:in:_:)`.
+    /// Go on with ``KeyRange/following(_:_:)`` of the last key.
     package func page(
         _ range: KeyRange, _ direction: ScanDirection = .forward, bytes limit: Int = StorageSnapshot.defaultPageBytes
     ) throws(StorageError) -> Page {

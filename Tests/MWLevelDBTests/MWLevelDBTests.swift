@@ -5,4 +5,7 @@ import Testing
 @Suite struct LevelDBContract {
     @Test("LevelDB does what every engine must", arguments: EngineContract.claims)
     func contract(claim: EngineContract) async throws { try await claim.check(.levelDB) }
+
+    @Test("what a mwDB on LevelDB left is imported, and left as it was")
+    func legacy() async throws { try await LegacyModels.importing(.levelDB, named: "leveldb") }
 }

@@ -1,0 +1,16 @@
+import EngineContract
+import MWLevelDB
+import MWStorage
+import Testing
+
+@Suite struct LevelDBDisk {
+    // On a file system of 24 MiB, mounted for the test.
+    @Test("a full disk is an error that ends by itself when there is space again")
+    func full() async throws { try await DiskTrouble.fullDisk(.levelDB) }
+
+    @Test("a flipped byte in a table gives no wrong value")
+    func tables() async throws { try await DiskTrouble.flippedBytes(.levelDB, in: [".ldb"], flushed: true) }
+
+    @Test("a flipped byte in the log gives no wrong value")
+    func log() async throws { try await DiskTrouble.flippedBytes(.levelDB, in: [".log"], flushed: false) }
+}
