@@ -5,7 +5,7 @@
 //
 //                                mwstorage (command)
 //      ┌───────────┬──────────────────┼───────────┬──────────────┐
-//  MWRocksDB    MWServer           MWClient   MWKeystore         │
+//  MWRocksDB    MWServer           MWClient   MWKeystore      MWACME
 //  MWLevelDB     │  └───────┬─────────┘           │              │
 //    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ────┘
 //  CRocksDB                 ├─ MWWebSocket                │
@@ -78,6 +78,8 @@ let package = Package(
         module("MWWebSocket", [nioCore]),
         // What is inside the messages: mwDB's requests and replies.
         module("MWProtocol", [nioCore]),
+        // RFC 8555: objects, signed requests, the order's life, when to renew. Declares the transfer it needs.
+        module("MWACME", ["MWPKI"]),
         // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
         module("MWStorage", []),
         // `StorageEngine` on RocksDB, and on LevelDB.
@@ -133,6 +135,7 @@ let package = Package(
         tests(of: "MWTLS", ["MWPKI", "TestCertificates", "COpenSSL", nioCore, nioEmbedded, nioPosix]),
         tests(of: "MWWebSocket", [nioCore]),
         tests(of: "MWProtocol", [nioCore]),
+        tests(of: "MWACME", ["MWPKI", "TestCertificates", "COpenSSL"]),
         tests(of: "MWStorage", ["EngineContract"]),
         tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),

@@ -83,7 +83,7 @@ package enum DER {
     }
 
     /// 4 or 16 bytes of an address as text; nil when it is none.
-    static func addressBytes(_ text: String) -> [UInt8]? {
+    package static func addressBytes(_ text: String) -> [UInt8]? {
         for (family, count) in [(AF_INET, 4), (AF_INET6, 16)] {
             var bytes = [UInt8](repeating: 0, count: count)
             if unsafe inet_pton(family, text, &bytes) == 1 { return bytes }

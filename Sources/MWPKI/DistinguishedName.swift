@@ -39,7 +39,7 @@ package enum DistinguishedName {
 }
 
 /// Text from strangers, made safe to print.
-enum VisibleText {
+package enum VisibleText {
     static func isInvisible(_ scalar: Unicode.Scalar) -> Bool {
         switch scalar.properties.generalCategory {
         case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .surrogate, .unassigned: true
@@ -48,7 +48,7 @@ enum VisibleText {
     }
 
     /// Invisible characters as RFC 4514 hex pairs of their UTF-8.
-    static func escape(_ text: String) -> String {
+    package static func escape(_ text: String) -> String {
         guard text.unicodeScalars.contains(where: isInvisible) else { return text }
         var out = ""
         for scalar in text.unicodeScalars {
