@@ -6,6 +6,13 @@ struct MessageAssembly {
     var bytes = ByteBuffer()
     var fragments = 0
     var utf8 = UTF8Validator()
+
+    /// After a message that never was in `bytes`.
+    mutating func startAnew() {
+        opcode = nil
+        fragments = 0
+        utf8 = UTF8Validator()
+    }
 }
 
 enum TakenPayload {
@@ -113,7 +120,9 @@ extension WebSocketStateMachine {
             if header.isFinal && message.fragments == 1 {
                 // The hot path: the message is a slice of what was received.
                 try validateText(payload, isEnd: true)
-                return finishMessage(payload)
+                let opcode = message.opcode ?? .binary
+                message.startAnew()
+                return .message(opcode, payload)
             }
             try validateText(payload, isEnd: header.isFinal)
             message.bytes.writeImmutableBuffer(payload)
@@ -124,14 +133,9 @@ extension WebSocketStateMachine {
             if header.isFinal { try validateTextEnd() }
         }
         guard header.isFinal else { return .fragment }
-        let payload = message.bytes
-        return finishMessage(payload)
-    }
-
-    private mutating func finishMessage(_ payload: ByteBuffer) -> TakenPayload {
-        let opcode = message.opcode ?? .binary
+        let taken = TakenPayload.message(message.opcode ?? .binary, message.bytes)
         message = MessageAssembly()
-        return .message(opcode, payload)
+        return taken
     }
 
     /// Moves what is here of a frame that is not whole, so that it is checked at once and its first buffer can go.

@@ -106,8 +106,13 @@ extension WebSocketStateMachine {
     /// Leaves room for the header. Returns how much.
     func beginFrame(_ expectedBytes: Int, _ outbound: inout ByteBuffer) -> Int {
         let gap = FrameHeader.byteCount(payloadBytes: expectedBytes) + (role == .client ? 4 : 0)
-        outbound.writeRepeatingByte(0, count: gap)
-        return gap
+        // As integers where there is one: repeated bytes cost several times as much.
+        switch gap {
+        case 2: return outbound.writeInteger(UInt16(0))
+        case 4: return outbound.writeInteger(UInt32(0))
+        case 8: return outbound.writeInteger(UInt64(0))
+        default: return outbound.writeRepeatingByte(0, count: gap)
+        }
     }
 
     func finishFrame(_ opcode: UInt8, _ start: Int, _ gap: Int, _ outbound: inout ByteBuffer, _ maskingKey: () -> UInt32) {

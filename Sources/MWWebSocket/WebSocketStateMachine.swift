@@ -10,7 +10,9 @@ package enum WebSocketEvent: Sendable, Equatable {
     /// The peer's close frame; it has been answered if it was the first. Nothing follows. A code of `nil` is an empty close frame.
     case closeReceived(CloseCode?, String)
     /// The peer broke a rule; the close frame has been appended. Nothing follows.
-    case violation(WebSocketError)
+    ///
+    /// Indirect: an error is large, and would make each message's event as large.
+    indirect case violation(WebSocketError)
 }
 
 /// One WebSocket connection after its opening handshake: bytes in, events out, bytes out (RFC 6455 §5 to §7).
