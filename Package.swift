@@ -158,6 +158,7 @@ let package = Package(
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer", "MWClient",
                 "MWProtocol", "MWWebSocket", "EngineContract", "TestCertificates", nioCore, nioPosix, logging,
             ],
+            exclude: ["Java"],
             swiftSettings: settings),
     ]
 )

@@ -285,6 +285,9 @@ final class MWDBSession: SessionDelegate {
         let unsent = session.unsentBytes + self.deferredReloadBytes + frames.readableBytes
         guard unsent <= session.loop.limits.maximumUnsentBytes else {
             self.deferredReloads = []
+            self.deferredReloadBytes = 0
+            // A client that has read nothing yet holds nothing that could be old: what it reads first is newer than all of these.
+            guard self.hasAnsweredFirst else { return }
             return session.closeAsSlowReader("over \(session.loop.limits.maximumUnsentBytes) bytes of changes are not taken")
         }
         if self.hasAnsweredFirst && self.zeroInFlight == 0 {

@@ -22,14 +22,14 @@ enum CommandProcess {
         ["HOME": home.path, "PATH": "/usr/bin:/bin", "SWIFT_BACKTRACE": "enable=no"].merging(more) { $1 }
     }
 
-    /// Runs it to its end. Its streams are files, so that no pipe can fill up.
+    /// Runs it, or another program, to its end. Its streams are files, so that no pipe can fill up.
     static func run(
-        _ arguments: [String], input: [UInt8] = [], environment more: [String: String] = [:], workingDirectory: String? = nil,
-        home: TemporaryDirectory? = nil
+        _ arguments: [String], program: String = path, input: [UInt8] = [], environment more: [String: String] = [:],
+        workingDirectory: String? = nil, home: TemporaryDirectory? = nil
     ) async throws -> Ended {
         let scratch = try TemporaryDirectory()
         let process = Process()
-        process.executableURL = URL(fileURLWithPath: path)
+        process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
         process.environment = environment(home: home ?? scratch, more)
         process.currentDirectoryURL = URL(fileURLWithPath: workingDirectory ?? scratch.path)
@@ -49,29 +49,36 @@ enum CommandProcess {
     }
 }
 
-/// `mwstorage serve` with certificates of its own, on a port that the system chose.
-final class ServerProcess: Sendable {
-    let directory: TemporaryDirectory
-    let endpoint: String
+/// A program that says one line when it is ready, and then runs until it is told to end.
+final class BackgroundCommand: Sendable {
+    /// Its first line on standard output.
+    let line: String
     private let process: Process
     private let ended: Task<Int32, Never>
+    /// Held open: a program that reads it ends with us.
+    private let input = Pipe()
 
-    /// Starts it, and returns once it has said where it listens.
-    init(_ arguments: [String] = [], directory: TemporaryDirectory? = nil) async throws {
-        self.directory = try directory ?? TestStore.make()
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: CommandProcess.path)
-        process.arguments =
-            [
-                "serve", "--listen", "127.0.0.1:0", "--data", self.directory.file("data"),
-                "--certificate", self.directory.file("server.chain.pem"), "--key", self.directory.file("server.key.pem"),
-                "--trust", self.directory.file("server.trust.pem"),
-            ] + arguments
-        process.environment = CommandProcess.environment(home: self.directory)
+    struct NotReady: Error {
+        var line: String
+        var errors: String
+    }
+
+    /// Starts it, and returns once its first line begins with `prefix`.
+    ///
+    /// - Parameter log: Where its standard error goes; a file of its own if nil.
+    init(
+        _ arguments: [String], program: String = CommandProcess.path, until prefix: String, log: String? = nil,
+        environment: [String: String]? = nil
+    ) async throws {
+        let scratch = try TemporaryDirectory()
+        let log = log ?? scratch.file("log")
+        process = Process()
+        process.executableURL = URL(fileURLWithPath: program)
+        process.arguments = arguments
+        process.environment = environment ?? CommandProcess.environment(home: scratch)
         let pipe = Pipe()
-        process.standardInput = FileHandle.nullDevice
+        process.standardInput = input
         process.standardOutput = pipe
-        let log = self.directory.file("log")
         _ = FileManager.default.createFile(atPath: log, contents: nil)
         process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
         let (statuses, status) = AsyncStream<Int32>.makeStream()
@@ -80,36 +87,22 @@ final class ServerProcess: Sendable {
             status.finish()
         }
         try process.run()
-        self.process = process
         ended = Task {
             for await status in statuses { return status }
             return -1
         }
-        let line = await Self.firstLine(of: pipe.fileHandleForReading)
-        guard let colon = line.lastIndex(of: ":"), line.hasPrefix("listening on wss://127.0.0.1:") else {
-            throw NotListening(output: line, log: (try? String(contentsOfFile: log, encoding: .utf8)) ?? "")
+        line = await Self.firstLine(of: pipe.fileHandleForReading)
+        guard line.hasPrefix(prefix) else {
+            throw NotReady(line: line, errors: (try? String(contentsOfFile: log, encoding: .utf8)) ?? "")
         }
-        endpoint = "wss://127.0.0.1:" + line[line.index(after: colon)...]
-    }
-
-    struct NotListening: Error {
-        var output: String
-        var log: String
-    }
-
-    var log: String { (try? String(contentsOfFile: directory.file("log"), encoding: .utf8)) ?? "" }
-
-    /// Where to connect, and as whom.
-    var connection: [String] {
-        ["--endpoint", endpoint] + TestStore.identity(directory) + ["--trust", directory.file("client.trust.pem"), "--timeout", "60s"]
-    }
-
-    func run(_ arguments: [String], input: [UInt8] = []) async throws -> CommandProcess.Ended {
-        try await CommandProcess.run(arguments + connection, input: input)
     }
 
     func send(_ signal: Int32) { kill(process.processIdentifier, signal) }
 
+    /// - Returns: The exit code, or the signal's number.
+    func waitUntilEnded() async -> Int32 { await ended.value }
+
+    /// Ends it with SIGTERM.
     /// - Returns: The exit code.
     func terminate() async -> Int32 {
         process.terminate()
@@ -130,6 +123,46 @@ final class ServerProcess: Sendable {
             }
         }
     }
+}
+
+/// `mwstorage serve` with certificates of its own, on a port that the system chose.
+final class ServerProcess: Sendable {
+    let directory: TemporaryDirectory
+    let endpoint: String
+    private let command: BackgroundCommand
+
+    /// Starts it, and returns once it has said where it listens.
+    ///
+    /// - Parameter identity: The server's identity and trust; certificates made for the test if nil.
+    init(_ arguments: [String] = [], identity: [String]? = nil, directory: TemporaryDirectory? = nil) async throws {
+        self.directory = try directory ?? TestStore.make()
+        let identity =
+            identity
+            ?? TestStore.identity(self.directory, "server") + ["--trust", self.directory.file("server.trust.pem")]
+        command = try await BackgroundCommand(
+            ["serve", "--listen", "127.0.0.1:0", "--data", self.directory.file("data")] + identity + arguments,
+            until: "listening on wss://127.0.0.1:", log: self.directory.file("log"),
+            environment: CommandProcess.environment(home: self.directory))
+        endpoint = command.line.split(separator: " ").last.map(String.init) ?? ""
+    }
+
+    var log: String { (try? String(contentsOfFile: directory.file("log"), encoding: .utf8)) ?? "" }
+
+    /// Where to connect, and as whom.
+    var connection: [String] {
+        ["--endpoint", endpoint] + TestStore.identity(directory) + ["--trust", directory.file("client.trust.pem"), "--timeout", "60s"]
+    }
+
+    func run(_ arguments: [String], input: [UInt8] = []) async throws -> CommandProcess.Ended {
+        try await CommandProcess.run(arguments + connection, input: input)
+    }
+
+    func send(_ signal: Int32) { command.send(signal) }
+
+    func waitUntilEnded() async -> Int32 { await command.waitUntilEnded() }
+
+    /// - Returns: The exit code.
+    func terminate() async -> Int32 { await command.terminate() }
 }
 
 /// A directory with an authority's server and client certificates.

@@ -65,7 +65,8 @@ struct Material: Sendable {
     private func loadIdentity(_ passphrase: Passphrase?) throws -> Identity {
         switch identity {
         case .keystore(let path, let alias):
-            let bytes = try PrivateFile.read(path).bytes
+            // Its keys are encrypted: the passphrase is the secret, and that one's file must be private.
+            let bytes = try PrivateFile.read(path, permissions: .any).bytes
             return try Keystore(bytes: bytes, source: path, passphrase: passphrase).identity(alias: alias)
         case .pem(let certificate, let key):
             let keyBytes = try PrivateFile.read(key).bytes
