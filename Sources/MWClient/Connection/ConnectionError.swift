@@ -4,6 +4,12 @@ import MWWebSocket
 import NIOCore
 import NIOPosix
 
+#if canImport(Glibc)
+    import Glibc
+#elseif canImport(Darwin)
+    import Darwin
+#endif
+
 /// A failed attempt or an ended connection: for the machine that decides what to do, and for the user.
 struct ConnectionError: Error {
     let kind: ConnectionFailure
@@ -63,7 +69,7 @@ struct ConnectionError: Error {
                 .network,
                 ClientError(
                     .unreachable, subject: subject, what: "cannot be reached", found: Self.text(of: error),
-                    remedy: "check that the server runs, and its address, port and network", underlying: error))
+                    remedy: "check that the server runs, and its address, port and network"))
         }
     }
 
@@ -96,12 +102,24 @@ struct ConnectionError: Error {
             retryAfter: error.retryAfter)
     }
 
-    private static func text(of error: any Error) -> String {
-        guard let error = error as? NIOConnectionError else { return "\(error)" }
-        var reasons = error.connectionErrors.map { "\($0.target): \($0.error)" }
-        if reasons.isEmpty { reasons = [error.dnsAError, error.dnsAAAAError].compactMap { $0 }.map { "\($0)" } }
-        return reasons.joined(separator: "; ")
+    /// NIO's errors in the system's own words.
+    static func text(of error: any Error) -> String {
+        switch error {
+        case let error as NIOConnectionError:
+            var reasons = error.connectionErrors.map { "\(Self.address($0.target)): \(Self.text(of: $0.error))" }
+            if reasons.isEmpty { reasons = [error.dnsAError, error.dnsAAAAError].compactMap { $0 }.map { Self.text(of: $0) } }
+            return reasons.joined(separator: "; ")
+        case let error as IOError:
+            guard let text = unsafe strerror(error.errnoCode) else { return "error \(error.errnoCode)" }
+            return unsafe String(cString: text)
+        case let error as SocketAddressError.UnknownHost:
+            return "the name \(error.host) is not known"
+        default:
+            return "\(error)"
+        }
     }
+
+    private static func address(_ address: SocketAddress) -> String { "\(address.ipAddress ?? "?") port \(address.port ?? 0)" }
 }
 
 // MARK: - TLS

@@ -64,7 +64,7 @@ package struct Doctor: Sendable {
             return (
                 nil,
                 Finding(
-                    .name, .fail, ["\(endpoint.host) has no address: \(error)"],
+                    .name, .fail, ["\(endpoint.host) has no address: \(ConnectionError.text(of: error))"],
                     remedy: "check the endpoint's spelling and this machine's name resolution")
             )
         }
@@ -82,7 +82,7 @@ package struct Doctor: Sendable {
             return Finding(.tcp, .ok, ["\(shown) answered in \(Self.milliseconds(elapsed))"])
         } catch {
             return Finding(
-                .tcp, .fail, ["\(shown): \(error)"],
+                .tcp, .fail, ["\(shown): \(ConnectionError.text(of: error))"],
                 remedy: "check that the server runs and listens on this address and port, and that no firewall is in between")
         }
     }

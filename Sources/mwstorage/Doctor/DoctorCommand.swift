@@ -51,7 +51,7 @@ extension DoctorReport {
             if let remedy = finding.remedy { lines.append(indent + "-> " + remedy) }
         }
         if let cause = self.firstCause {
-            lines.append("first cause: \(cause.check.rawValue): \(cause.evidence.last ?? "")")
+            lines.append("first cause: \(cause.check.rawValue): \(cause.evidence.prefix(2).joined(separator: ", "))")
             if let remedy = cause.remedy { lines.append("to mend it: \(remedy)") }
         } else {
             lines.append("no fault found")

@@ -47,6 +47,10 @@ struct TunnelCommand: AsyncParsableCommand, CommandWithOutput {
     ) async throws -> Tunnel {
         do {
             return try await Tunnel.start(host: host, port: port, to: configuration, logger: logger)
+        } catch let error as ClientError where error.code == .invalidArgument {
+            var failure = CommandFailure(error)
+            failure.status = .usage
+            throw failure
         } catch let error as IOError {
             throw CommandFailure(
                 .unreachable, "cannot listen on \(host):\(port)", why: systemMessage(error.errnoCode),
