@@ -17,8 +17,9 @@ struct MWStorageCommand: AsyncParsableCommand {
             78 configuration invalid; 80 the server refused our certificate; 81 we refuse the server; 82 history compacted.
             """,
         subcommands: [
-            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, TunnelCommand.self,
-            DoctorCommand.self, BenchmarkCommand.self, ProvisionCommand.self, KeystoreCommand.self, CertificateCommand.self,
+            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, ImportCommand.self,
+            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, BenchmarkCommand.self, ProvisionCommand.self,
+            KeystoreCommand.self, CertificateCommand.self,
             ConfigCommand.self, ContextCommand.self, VersionCommand.self,
         ])
 

@@ -20,7 +20,7 @@ struct CommandAgainstServerTests {
         let bytes: [UInt8] = [0, 0xFF, 10, 13, 0x80]
         #expect(try await server.run(["put", "bytes"], input: bytes).status == 0)
         #expect(try await server.run(["get", "bytes"]).output == bytes)
-        #expect(try await server.run(["get", "bytes", "--hex"]).text == "00ff0a0d80")
+        #expect(try await server.run(["get", "6279746573", "--hex"]).text == "00ff0a0d80")
         #expect(
             try await server.run(["get", "bytes", "-o", "json"]).text == #"{"key":"Ynl0ZXM=","value":"AP8KDYA=","encoding":"base64"}"#
                 + "\n")
