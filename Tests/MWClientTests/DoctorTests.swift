@@ -6,8 +6,6 @@ import MWTLS
 import TestCertificates
 import Testing
 
-private let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-
 @Suite(.timeLimit(.minutes(2))) struct DoctorTests {
     typealias Check = DoctorReport.Check
 

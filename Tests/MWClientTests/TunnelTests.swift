@@ -7,8 +7,6 @@ import NIOPosix
 import TestCertificates
 import Testing
 
-private let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-
 @Suite(.timeLimit(.minutes(2))) struct TunnelTests {
     private static func request(host: String, origin: String? = nil, changing: (inout [HeaderField]) -> Void = { _ in }) -> OpeningRequest {
         var headers: [HeaderField] = [
