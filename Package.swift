@@ -155,7 +155,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer", "MWClient",
+                "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
+                "MWClient",
                 "MWProtocol", "MWWebSocket", "EngineContract", "TestCertificates", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
