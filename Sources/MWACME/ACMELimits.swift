@@ -29,7 +29,7 @@ package struct ACMELimits: Sendable, Hashable {
     /// A CA that keeps a client going round in circles is left.
     package var maximumRequests = 4000
     /// How often finalize is sent for one order.
-    package var maximumFinalizeAttempts = 5
+    package var maximumFinalizeAttempts = 8
     /// How often the other authorizations are looked at once one is invalid.
     package var maximumLooksAfterFailure = 4
     package var maximumAlternateChains = 8

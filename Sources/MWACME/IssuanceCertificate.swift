@@ -13,8 +13,10 @@ extension IssuanceStateMachine {
                 keepsOrder: true, at: now)
         }
         stage = .finalizing
-        polls = 0
-        pollDeadline = now.uptime + plan.limits.processingTimeout
+        if finalizeAttempts == 1 {
+            polls = 0
+            pollDeadline = now.uptime + plan.limits.processingTimeout
+        }
         let key = inFlight.key
         return send(at: now) { [signer] plan in
             let request = try CertificateRequest(names: plan.identifiers.map(\.alternativeName), key: key)

@@ -27,7 +27,8 @@ package struct IssuanceStateMachine: ~Copyable {
         case cleanUp(ChallengeAnswer)
         /// Must be durable; then `stateSaved`, or `stateNotSaved`.
         case save(ACMEState)
-        /// Checked, and not yet saved. When it is durable, the saved order can be removed.
+        /// Checked, and not yet saved. When the generation is durable, remove the saved order, and save the account (its
+        /// `retryAt` may have gone).
         case finished(IssuedCertificate)
         /// `keepsOrder`: leave the saved order for the next attempt; otherwise remove it.
         case failed(ACMEError, keepsOrder: Bool)
@@ -204,8 +205,8 @@ package struct IssuanceStateMachine: ~Copyable {
                 disposition: .retry, underlying: [reason]), keepsOrder: true)
     }
 
-    /// Stops. What was presented is removed first; the order is kept for the next time. Not while an answer is put in place
-    /// or removed: wait for that.
+    /// Stops: an event for the action before is no longer expected. What was presented is removed first; the order is kept for
+    /// the next time. Not while an answer is being removed: wait for that.
     package mutating func cancel(at now: Moment) -> Action {
         if case .cleaningUp = stage { preconditionFailure("an answer is being removed") }
         conversation.abandon()
@@ -271,7 +272,13 @@ package struct IssuanceStateMachine: ~Copyable {
         case .downloadingAlternate(let index): return alternateRefused(index, error, at: now)
         default: break
         }
-        if error.code == .accountMissing, error.problem != nil, !hasReregistered { return registerAgain(at: now) }
+        if error.code == .accountMissing, error.problem != nil, !hasReregistered {
+            if !proofs.contains(where: \.isPresented) { return registerAgain(at: now) }
+            // Forgotten in the middle: what was presented has to go first, and the next attempt registers again.
+            var error = error
+            error.disposition = .retry
+            return giveUp(error, keepsOrder: true, at: now)
+        }
         return giveUp(error, keepsOrder: error.disposition != .permanent, at: now)
     }
 

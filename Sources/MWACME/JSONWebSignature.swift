@@ -80,9 +80,9 @@ package enum JSONWebSignature {
 
     /// R || S from `SEQUENCE { INTEGER r, INTEGER s }`.
     package static func rawSignature(_ der: [UInt8], fieldBytes: Int) throws(ACMEError) -> [UInt8] {
-        var rest = der[...]
+        var outer = der[...]
+        guard var rest = contents(of: 0x30, in: &outer), outer.isEmpty else { throw unreadable }
         var out: [UInt8] = []
-        guard contents(of: 0x30, in: &rest).map({ rest = $0 }) != nil else { throw unreadable }
         for _ in 0..<2 {
             guard let number = contents(of: 0x02, in: &rest) else { throw unreadable }
             let digits = number.drop { $0 == 0 }

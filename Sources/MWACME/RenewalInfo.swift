@@ -90,7 +90,13 @@ package struct RenewalInfoStateMachine: ~Copyable {
     }
 
     package mutating func transferFailed(_ failure: TransferFailure, at now: Moment) -> Action {
-        act(on: conversation.transferFailed(failure, at: now), at: now)
+        // RFC 9773 §4.3.3: a name that does not resolve, or a refusal, will not be better in a minute.
+        switch failure {
+        case .timeout: .finished(.temporaryFailure("\(directoryURL): no reply in time"))
+        case .other(let reason): .finished(.temporaryFailure("\(directoryURL): \(ACMEProblem.safe(reason))"))
+        case .connect(let reason), .tls(let reason): .finished(.longTermFailure("\(directoryURL): \(ACMEProblem.safe(reason))"))
+        case .tooLarge: .finished(.longTermFailure("\(directoryURL): the reply is too large"))
+        }
     }
 
     package mutating func timerFired(at now: Moment) -> Action { act(on: conversation.timerFired(), at: now) }
@@ -120,7 +126,7 @@ package struct RenewalInfoStateMachine: ~Copyable {
 
     private func outcome(of error: ACMEError) -> RenewalInfoOutcome {
         switch error.code {
-        case .transferFailed where error.what != "no connection", .serverFailed, .rateLimited: .temporaryFailure("\(error)")
+        case .serverFailed, .rateLimited: .temporaryFailure("\(error)")
         default: .longTermFailure("\(error)")
         }
     }

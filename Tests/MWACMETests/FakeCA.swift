@@ -1,0 +1,198 @@
+import COpenSSL
+import MWACME
+import MWPKI
+import TestCertificates
+
+/// A CA as a value: it answers requests from memory, checks every signature by itself, and does wrong when told to.
+struct FakeCA {
+    enum Route: Hashable {
+        case directory, newNonce, newAccount, account, newOrder, order, authorization, challenge, finalize, certificate
+        case revokeCert, keyChange, renewalInfo, unknown
+    }
+
+    struct Account {
+        var number: Int
+        var jwk: [String: String]
+        var status = "valid"
+        var contacts: [String] = []
+    }
+
+    struct Authorization {
+        var identifier: Identifier
+        var status = "pending"
+        var polls = 0
+        var problem: JSONValue?
+    }
+
+    struct Order {
+        var account: Int
+        var identifiers: [Identifier]
+        var authorizations: [Int]
+        var status = "pending"
+        var polls = 0
+        var profile: String?
+        var replaces: String?
+        var error: JSONValue?
+        var chains: [[Certificate]] = []
+    }
+
+    enum Reply {
+        case response(HTTPResponse)
+        case failure(TransferFailure)
+        /// What the CA does anyway, and then the reply is lost.
+        case lost
+    }
+
+    static let base = "https://ca.test"
+    let root: TestAuthority
+    let otherRoot: TestAuthority
+    let intermediate: TestAuthority
+
+    // What it is like.
+    var badNoncePercent: UInt64 = 0
+    var noncesInReplies = true
+    var externalAccounts: [String: [UInt8]] = [:]
+    var termsOfService: String? = "https://ca.test/terms"
+    var profiles: [String] = []
+    var givesRenewalInfo = false
+    var challengeTypes = ["unheard-01", "http-01", "dns-01", "tls-alpn-01"]
+    var authorizationsAreValid = false
+    var validationPolls = 1
+    var processingPolls = 0
+    var readyPolls = 0
+    var retryAfter: String?
+    var refusedNames: [Identifier: String] = [:]
+    var change: (inout CertificateBuilder) -> Void = { _ in }
+    var changeChain: ([Certificate]) -> [Certificate] = { $0 }
+    /// Called with the route, how often it was asked before, and the payload; nil is the usual reply.
+    var intercept: (Route, Int, JSONValue?) -> Reply? = { _, _, _ in nil }
+
+    // What it knows.
+    var accounts: [Account] = []
+    var orders: [Order] = []
+    var authorizations: [Authorization] = []
+    var revoked: [(certificate: [UInt8], reason: Int?)] = []
+    /// The answers that are in place in the world it looks at.
+    var world: Set<ChallengeAnswer> = []
+    var counts: [Route: Int] = [:]
+    /// What the client did wrong; must stay empty.
+    var complaints: [String] = []
+    var seenBindings: [String] = []
+    var acceptLanguages: Set<String> = []
+    private var nonces: Set<String> = []
+    private var nextNonce = 0
+    private var random: SplitMix64
+
+    init(seed: UInt64 = 1) throws {
+        root = try TestAuthority(name: "Fake Root")
+        otherRoot = try TestAuthority(name: "Other Root")
+        intermediate = try root.intermediate(name: "Fake Intermediate")
+        random = SplitMix64(seed: seed)
+    }
+
+    func count(_ route: Route) -> Int { counts[route] ?? 0 }
+
+    // MARK: - Answering
+
+    mutating func answer(_ request: HTTPRequest, at now: Timestamp) throws -> Result<HTTPResponse, TransferFailure> {
+        let (route, number) = FakeCA.route(request.url)
+        let before = counts[route] ?? 0
+        counts[route] = before + 1
+        if !request.headers.contains(where: { $0.name == "User-Agent" }) { complaints.append("no User-Agent") }
+        if case .post = request.method {} else { return finish(try open(route, request, before: before)) }
+        guard request.headers.contains(HTTPRequest.Header("Content-Type", "application/jose+json")) else {
+            return .success(problem(415, "malformed", "content type"))
+        }
+        guard let message = SignedMessage(request.body) else { return .success(problem(400, "malformed", "no JWS")) }
+        guard message.header["url"]?.string == request.url else { return .success(problem(401, "unauthorized", "url")) }
+        guard let nonce = message.header["nonce"]?.string, nonces.remove(nonce) != nil, random.next() % 100 >= badNoncePercent else {
+            return .success(problem(400, "badNonce", "nonce"))
+        }
+        switch intercept(route, before, message.payload) {
+        case .response(var response)?:
+            addNonce(to: &response)
+            return .success(response)
+        case .failure(let failure)?: return .failure(failure)
+        case .lost?:
+            _ = try serve(route, number, message, request, at: now)
+            return .failure(.timeout)
+        case nil: return .success(try serve(route, number, message, request, at: now))
+        }
+    }
+
+    private mutating func finish(_ reply: Reply) -> Result<HTTPResponse, TransferFailure> {
+        switch reply {
+        case .response(let response): .success(response)
+        case .failure(let failure): .failure(failure)
+        case .lost: .failure(.timeout)
+        }
+    }
+
+    private mutating func open(_ route: Route, _ request: HTTPRequest, before: Int) throws -> Reply {
+        if let reply = intercept(route, before, nil) { return reply }
+        switch route {
+        case .directory: return .response(HTTPResponse(status: 200, body: directory.encoded))
+        case .newNonce:
+            if request.method != .head { complaints.append("newNonce by \(request.method)") }
+            return .response(HTTPResponse(status: 200, headers: [.init("Replay-Nonce", makeNonce())]))
+        default: return .response(HTTPResponse(status: 405))
+        }
+    }
+
+    var directory: JSONValue {
+        var members: [String: JSONValue] = [:]
+        for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string("\(FakeCA.base)/\(name)") }
+        if givesRenewalInfo { members["renewalInfo"] = .string("\(FakeCA.base)/renewalInfo") }
+        members["unknown-extension"] = .array([.integer(1), .object(["a": .null])])
+        var meta: [String: JSONValue] = ["externalAccountRequired": .bool(!externalAccounts.isEmpty)]
+        if let termsOfService { meta["termsOfService"] = .string(termsOfService) }
+        if !profiles.isEmpty { meta["profiles"] = .object(Dictionary(uniqueKeysWithValues: profiles.map { ($0, .string("about \($0)")) })) }
+        members["meta"] = .object(meta)
+        return .object(members)
+    }
+
+    private static func route(_ url: String) -> (Route, Int) {
+        let parts = url.dropFirst(base.count + 1).split(separator: "/").map(String.init)
+        let number = parts.count > 1 ? Int(parts[1]) ?? 0 : 0
+        let routes: [String: Route] = [
+            "directory": .directory, "newNonce": .newNonce, "newAccount": .newAccount, "account": .account, "newOrder": .newOrder,
+            "order": .order, "authz": .authorization, "chall": .challenge, "finalize": .finalize, "cert": .certificate,
+            "revokeCert": .revokeCert, "keyChange": .keyChange, "renewalInfo": .renewalInfo,
+        ]
+        return (parts.first.flatMap { routes[$0] } ?? .unknown, number)
+    }
+
+    mutating func makeNonce() -> String {
+        nextNonce += 1
+        let nonce = "nonce\(nextNonce)"
+        nonces.insert(nonce)
+        return nonce
+    }
+
+    private mutating func addNonce(to response: inout HTTPResponse) {
+        if noncesInReplies { response.headers.append(.init("replay-nonce", makeNonce())) }
+    }
+
+    mutating func reply(_ status: Int, _ json: JSONValue, _ headers: [HTTPRequest.Header] = []) -> HTTPResponse {
+        var response = HTTPResponse(status: status, headers: headers, body: json.encoded)
+        addNonce(to: &response)
+        return response
+    }
+
+    mutating func problem(_ status: Int, _ type: String, _ detail: String) -> HTTPResponse {
+        reply(status, FakeCA.problemJSON(type, detail))
+    }
+
+    static func problemJSON(_ type: String, _ detail: String) -> JSONValue {
+        .object(["type": .string("urn:ietf:params:acme:error:\(type)"), "detail": .string(detail)])
+    }
+
+    static func problemResponse(
+        _ status: Int, _ type: String, _ detail: String = "as told", headers: [HTTPRequest.Header] = [], more: [String: JSONValue] = [:]
+    ) -> Reply {
+        var members = more
+        members["type"] = .string("urn:ietf:params:acme:error:\(type)")
+        members["detail"] = .string(detail)
+        return .response(HTTPResponse(status: status, headers: headers, body: JSONValue.object(members).encoded))
+    }
+}
