@@ -33,6 +33,7 @@ let serviceLifecycle = Target.Dependency.product(name: "ServiceLifecycle", packa
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let systemPackage = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
@@ -49,14 +50,15 @@ let package = Package(
     platforms: [.macOS(.v15)],
     products: [
         .executable(name: "mwstorage", targets: ["mwstorage"]),
-        .library(name: "MWStorageServer", targets: ["MWServer", "MWRocksDB"]),
-        .library(name: "MWStorageClient", targets: ["MWClient"]),
+        .library(name: "MWStorageServer", targets: ["MWServer", "MWRocksDB", "MWPKI"]),
+        .library(name: "MWStorageClient", targets: ["MWClient", "MWPKI"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
@@ -102,7 +104,7 @@ let package = Package(
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
                 "MWServer", "MWClient",
-                nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, unixSignals, argumentParser, configuration, histogram,
+                nioCore, nioPosix, logging, unixSignals, argumentParser, configuration, systemPackage, histogram,
             ],
             swiftSettings: settings),
 

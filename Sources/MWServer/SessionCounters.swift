@@ -5,6 +5,8 @@ internal import Metrics
 package struct SessionCounters: Sendable {
     package var receivedBytes: UInt64 = 0
     package var sentBytes: UInt64 = 0
+    /// Of the whole server, when this was published.
+    package var connectionsOpen = 0
     package var connectionsAccepted: UInt64 = 0
     package var connectionsOpened: UInt64 = 0
     /// By ``SessionEnd/Cause``.
@@ -55,6 +57,7 @@ struct ServerMetrics: Sendable {
     private let reloadsFailed = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "failed")])
 
     func publish(_ counters: SessionCounters) {
+        self.connections.record(counters.connectionsOpen)
         self.receivedBytes.add(counters.receivedBytes)
         self.sentBytes.add(counters.sentBytes)
         self.accepted.add(counters.connectionsAccepted)
@@ -81,8 +84,6 @@ struct ServerMetrics: Sendable {
             Counter(label: "mwstorage_openings_refused_total", dimensions: [("status", "\(status)")]).add(count)
         }
     }
-
-    func connectionsChanged(to count: Int) { self.connections.record(count) }
 
     func reloaded(isDone: Bool) { (isDone ? self.reloadsDone : self.reloadsFailed).increment() }
 

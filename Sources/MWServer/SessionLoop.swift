@@ -77,6 +77,7 @@ package final class SessionLoop {
     private func scheduleTick(in delay: TimeAmount, _ publish: @escaping (SessionCounters) -> Void) {
         self.ticking = self.eventLoop.assumeIsolated().scheduleTask(in: delay) {
             self.ticked(.now())
+            self.counters.connectionsOpen = self.census.total
             publish(self.counters)
             self.counters = SessionCounters()
             self.scheduleTick(in: delay, publish)

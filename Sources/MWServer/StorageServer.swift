@@ -226,7 +226,14 @@ public final class StorageServer: Service, Sendable {
                 .certificateNotYetValid, leaf.subject, "our certificate begins at \(leaf.notBefore), the clock says \(now)",
                 remedy: "set the clock, if it is behind; otherwise wait, or use another certificate")
         }
-        if let exposed = addresses.first(where: { !$0.isLoopback }), bundled.contains(leaf.publicKeyPin) {
+        guard let exposed = addresses.first(where: { !$0.isLoopback }) else { return }
+        if let anchor = material.trustStore.anchors.first(where: { bundled.contains($0.certificate.publicKeyPin) }) {
+            throw ServerError(
+                .bundledTestKey, exposed.hostAndPort,
+                "the trust store has a bundled test certificate (sha256 \(anchor.certificate.sha256)), whose key everybody has",
+                remedy: "make your own with scripts/make-certs, or listen on localhost")
+        }
+        if bundled.contains(leaf.publicKeyPin) {
             throw ServerError(
                 .bundledTestKey, exposed.hostAndPort,
                 "the server's key is a bundled test key, which everybody has: it serves on loopback addresses only",

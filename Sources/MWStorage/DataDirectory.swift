@@ -36,13 +36,19 @@ final class DataDirectory: Sendable {
             try FileDescriptor.makeDirectories(engineDirectory)
             try FileDescriptor.syncDirectory(path)
         } catch {
-            lock.close()
+            Self.unlock(lock)
             throw error
         }
     }
 
     /// Lets another process open the store. At most once.
-    func release() { lock.close() }
+    func release() { Self.unlock(lock) }
+
+    /// Unlocked by hand: a child that was forked at this moment, and has not reached its exec, still shares the descriptor and the lock.
+    private static func unlock(_ lock: FileDescriptor) {
+        _ = flock(lock.raw, LOCK_UN)
+        lock.close()
+    }
 
     /// Shows that `bytes` more can be written and synced; leaves nothing behind.
     func proveWritable(bytes: Int) throws(StorageError) {

@@ -106,18 +106,46 @@ import Testing
     }
 
     @Test func `A client that must wait and is sent too much is closed with 1013`() throws {
-        var limits = ServerLimits()
-        limits.maximumUnsentBytes = 1000
-        let harness = try StorageHarness(limits: limits)
-        let (writer, waiting) = (try self.settled(harness), try harness.connect())
-        for number in 0..<3 {
-            try writer.send("k\(number)#\(String(repeating: "v", count: 400))#\u{2}E")
-            harness.deliver(1)
-        }
-        guard case .closeReceived(.tryAgainLater?, _)? = try waiting.receive().first else {
+        let (harness, writer) = try self.harnessOfSmallLimit()
+        let waiting = try self.settled(harness)
+        try self.putOverLimit(writer)
+        // Its outcome comes last.
+        try waiting.send("other#x#\u{2}A")
+        harness.deliver(5)
+        guard case .closeReceived(.tryAgainLater?, _)? = try waiting.receive().first(where: { $0.isClose }) else {
             Issue.record("no close frame")
             return
         }
-        #expect(try writer.messages().count == 3)
+        #expect(try writer.messages().count == 4)
+    }
+
+    @Test func `A client that has read nothing yet is not closed for what it was not told: it holds nothing old`() throws {
+        let (harness, writer) = try self.harnessOfSmallLimit()
+        let fresh = try harness.connect()
+        try self.putOverLimit(writer)
+        harness.deliver(4)
+        try fresh.send("k2#\u{0}C")
+        let messages = try fresh.messages()
+        #expect(messages.first == "\(String(repeating: "v", count: 400))#\u{1}C")
+    }
+
+    private func harnessOfSmallLimit() throws -> (StorageHarness, writer: HarnessClient) {
+        var limits = ServerLimits()
+        limits.maximumUnsentBytes = 1000
+        let harness = try StorageHarness(limits: limits)
+        return (harness, try self.settled(harness))
+    }
+
+    /// Four puts: before the last one, more than the limit waits already.
+    private func putOverLimit(_ writer: HarnessClient) throws {
+        for (number, id) in ["E", "G", "I", "K"].enumerated() {
+            try writer.send("k\(number)#\(String(repeating: "v", count: 400))#\u{2}\(id)")
+        }
+    }
+}
+
+extension WebSocketEvent {
+    fileprivate var isClose: Bool {
+        if case .closeReceived = self { true } else { false }
     }
 }

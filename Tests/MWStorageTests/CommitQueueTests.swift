@@ -55,7 +55,8 @@ import Testing
             #expect(outcomes.map(\.token) == [7, 8])
             #expect(outcomes.allSatisfy { $0.failure == .ioError })
             #expect(try storage.get([1]) == [1])
-            #expect(try storage.get([2]) == nil)
+            let early = try storage.get([2])
+            #expect(early == nil || (keepsUnsynced && early == [2]), "the engine may have been opened anew already")
             disk.liftFaults()
             await watch.recovery()
             // What had failed is there whole or not at all.

@@ -44,7 +44,7 @@ struct ContextCommand: ParsableCommand {
 
         /// A context works from every directory, so the files in it are absolute.
         private static func absolute(_ value: String, _ setting: Setting) -> String {
-            let files: [Setting] = [.certificate, .key, .trust, .crl, .keystore, .passphraseFile]
+            let files: [Setting] = [.certificate, .key, .trust, .crl, .keystore, .passphraseFile, .trustPassphraseFile]
             guard files.contains(setting), !value.hasPrefix("/"), let directory = unsafe getcwd(nil, 0) else { return value }
             defer { unsafe free(directory) }
             return unsafe String(cString: directory) + "/" + value

@@ -26,13 +26,14 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let settings = try await configuration.settings(flags: options.flags(passphrase))
         let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .info)
-        let server = StorageServer(
-            configuration: try StorageServerConfiguration(settings, passphrase: passphrase), logger: logger)
+        let serverConfiguration = try StorageServerConfiguration(settings, passphrase: passphrase)
+        let server = StorageServer(configuration: serverConfiguration, logger: logger)
         if options.check {
             do { try server.check() } catch { throw CommandFailure(error).ofConfiguration }
             Output.note("good: configuration, addresses and certificates")
             return
         }
+        raiseDescriptorLimit(logger, for: serverConfiguration.limits.maximumConnections)
         // Before the start, so that no signal meets its default.
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sighup)
         try await server.start()
@@ -44,6 +45,25 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
         }
         await serve(server, until: signals)
     }
+
+    /// Each connection is a descriptor: the soft limit, often 1,024, becomes the hard one.
+    private func raiseDescriptorLimit(_ logger: Logger, for connections: Int) {
+        var limit = rlimit()
+        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard unsafe getrlimit(resource, &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = unsafe setrlimit(resource, &limit)
+        _ = unsafe getrlimit(resource, &limit)
+        // Beside the connections: the engine's tables, listeners, log.
+        let needed = rlim_t(connections) + Self.otherDescriptors
+        if limit.rlim_cur < needed {
+            logger.warning(
+                "fewer file descriptors than connections allowed: accepting will pause when they run out",
+                metadata: ["descriptors": "\(limit.rlim_cur)", "needed": "\(needed)", "remedy": "raise the hard limit (ulimit -Hn)"])
+        }
+    }
+
+    private static let otherDescriptors: rlim_t = 1_100
 
     /// Reloads and drains as the signals say; returns when the server has stopped.
     private func serve(_ server: StorageServer, until signals: UnixSignalsSequence) async {

@@ -53,9 +53,10 @@ extension Setting {
     static let serveTrustPassphraseFile = Setting(
         name: "serve.trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
     static let serveDrainTimeout = Setting(name: "serve.drain-timeout", summary: "how long SIGTERM waits for what runs", fallback: "10s")
-    static let serveMaximumConnections = Setting(name: "serve.maximum-connections", summary: "connections accepted at a time")
+    static let serveMaximumConnections = Setting(name: "serve.maximum-connections", summary: "connections accepted at a time", fallback: "10000")
     static let serveMaximumConnectionsPerCertificate = Setting(
-        name: "serve.maximum-connections-per-certificate", summary: "connections of one client certificate accepted at a time")
+        name: "serve.maximum-connections-per-certificate", summary: "connections of one client certificate accepted at a time",
+        fallback: "1000")
     static let serveMaximumMessage = Setting(
         name: "serve.maximum-message", summary: "largest message; larger ones close with 1009", fallback: "16MiB")
 
@@ -66,7 +67,7 @@ extension Setting {
         logFormat,
         serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
         serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile, serveDrainTimeout, serveMaximumConnections,
-        serveMaximumMessage,
+        serveMaximumConnectionsPerCertificate, serveMaximumMessage,
     ]
 
     /// What a context holds: where to connect, as whom, and whom to trust.
