@@ -81,6 +81,7 @@ struct JavaInteropTests {
         #expect(get.text == "value", "\(get.errors)")
         let prefix = try await CommandProcess.run(["prefix"] + connection)
         #expect(prefix.text == "0\n", "every client of the original server gets prefix 0")
+        _ = await server.process.terminate()
     }
 
     @Test("through the tunnel a client without TLS saves 1,000 nodes and reads them")
@@ -92,6 +93,7 @@ struct JavaInteropTests {
         let ended = try await Java.run("MwdbClient", [url + "/", "-", "-", "-", "-", "-", "none", "1000"])
         #expect(ended.status == 0, "\(ended.errors)")
         #expect(ended.text.hasPrefix("ok "))
+        _ = await tunnel.terminate()
     }
 }
 

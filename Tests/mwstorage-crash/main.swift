@@ -16,7 +16,9 @@ let valueBytes = 700
 
 func report(_ line: String) {
     let bytes = Array((line + "\n").utf8)
-    _ = unsafe bytes.span.bytes.withUnsafeBytes { unsafe write(1, $0.baseAddress, $0.count) }
+    let written = unsafe bytes.span.bytes.withUnsafeBytes { unsafe write(1, $0.baseAddress, $0.count) }
+    // Nobody listens any more: the test is gone.
+    if written < 0 { exit(0) }
 }
 
 guard CommandLine.arguments.count == 5, let durability = Durability(rawValue: CommandLine.arguments[4]) else { exit(64) }
