@@ -80,8 +80,17 @@ extension CommandFailure {
             }
         self.init(
             status, "\(error.subject): \(error.what)",
-            why: Self.why(seen: error.found, expected: error.expected, reasons: error.underlying.map { ["\($0)"] } ?? []),
+            why: Self.why(seen: error.found, expected: error.expected, reasons: Self.reasons(error.underlying)),
             remedy: error.remedy, code: "client.\(error.code)")
+    }
+
+    /// What the layer below adds to what the client has said already.
+    private static func reasons(_ underlying: (any Error)?) -> [String] {
+        switch underlying {
+        case let error as TLSError: error.certificate.map { ["\($0)"] } ?? []
+        case nil, is ProtocolError, is WebSocketError: []
+        case let error?: ["\(error)"]
+        }
     }
 
     /// A store or a certificate that cannot be used says more than the server that cannot start because of it.
