@@ -19,6 +19,7 @@ final class MWDBSession: SessionDelegate {
     private var touched = TouchedKeys()
     private var waitingGets = Deque<WaitingGet>()
     private var waitingGetBytes = 0
+    private var isAnsweringWaitingGets = false
     private var hasUnflushedWrites = false
 
     private var hasAnsweredFirst = false
@@ -53,6 +54,12 @@ final class MWDBSession: SessionDelegate {
             request = try MWDBRequest(message: payload)
         } catch {
             return self.refused(error, in: session)
+        }
+        let limit = session.loop.limits.maximumKeysPerRequest
+        guard !request.hasMoreKeys(than: limit) else {
+            self.logFailure("more than \(limit) keys in one request", in: session)
+            return session.close(
+                .tooManyKeys, CloseCode.messageTooBig.rawValue, "a request has at most \(limit) keys: split it")
         }
         switch request {
         case .get(let keys, let id): self.get(keys, id, in: session)
@@ -154,6 +161,7 @@ final class MWDBSession: SessionDelegate {
 
     func sessionEnded(_ session: SessionHandler) {
         self.waitingGets = []
+        self.waitingGetBytes = 0
         self.deferredReloads = []
         self.storage.sessionEnded()
     }
@@ -179,13 +187,26 @@ final class MWDBSession: SessionDelegate {
         self.answered(in: session)
     }
 
+    func mayGoOn(in session: SessionHandler) {
+        let waiting = self.waitingGets.count
+        guard waiting > 0 else { return }
+        self.answerWaitingGets(in: session)
+        if self.waitingGets.count < waiting { self.answered(in: session) }
+    }
+
+    /// As many as the network takes: a thousand small requests may ask for a thousand large answers.
     private func answerWaitingGets(in session: SessionHandler) {
-        while let get = self.waitingGets.first, get.after <= self.writesEnded {
+        // A flush may bring us here again.
+        guard !self.isAnsweringWaitingGets else { return }
+        self.isAnsweringWaitingGets = true
+        while session.mayAnswer, let get = self.waitingGets.first, get.after <= self.writesEnded {
             self.waitingGets.removeFirst()
             self.waitingGetBytes -= get.keys.bytes.readableBytes
             self.answerGet(get.keys, get.id, in: session)
             self.ended(get.id, in: session)
+            session.flushIfLarge()
         }
+        self.isAnsweringWaitingGets = false
         if self.waitingGetBytes <= session.loop.limits.maximumMessageBytes { session.release(.waitingGets) }
     }
 
@@ -254,8 +275,11 @@ final class MWDBSession: SessionDelegate {
     /// There is no answer in this protocol for a request that failed here.
     private func failed(_ error: StorageError, in session: SessionHandler) {
         session.loop.counters.failedRequests &+= 1
+        // It ends the connection, so its line is not one of many.
+        if session.isOpen { self.nextFailureLog = nil }
         self.logFailure("\(error)", in: session)
-        session.close(.storageFailure, session.loop.closeCodes.storageFailure, "\(error)")
+        // Paths and what the engine said are for our log, not for the peer.
+        session.close(.storageFailure, session.loop.closeCodes.storageFailure, "storage.\(error.code)")
     }
 
     private func started(_ id: RequestID, in session: SessionHandler) {
@@ -279,24 +303,28 @@ final class MWDBSession: SessionDelegate {
 
     // MARK: FORCE_RELOAD
 
-    /// Other clients put something: tells the client, at once or as soon as it cannot mistake it for an answer.
-    func reload(frames: ByteBuffer, in session: SessionHandler) {
-        guard session.isOpen, frames.readableBytes > 0 else { return }
-        let unsent = session.unsentBytes + self.deferredReloadBytes + frames.readableBytes
-        guard unsent <= session.loop.limits.maximumUnsentBytes else {
+    /// Other clients put something, in one commit: tells the client, at once or as soon as it cannot mistake it for an answer.
+    func reload(_ frames: some Collection<ByteBuffer>, in session: SessionHandler) {
+        guard session.isOpen else { return }
+        // What it has not taken before these: one large commit is no fault of those that watch.
+        let backlog = session.unsentBytes + self.deferredReloadBytes
+        guard backlog <= session.loop.limits.maximumUnsentBytes else {
             self.deferredReloads = []
             self.deferredReloadBytes = 0
             // A client that has read nothing yet holds nothing that could be old: what it reads first is newer than all of these.
             guard self.hasAnsweredFirst else { return }
             return session.closeAsSlowReader("over \(session.loop.limits.maximumUnsentBytes) bytes of changes are not taken")
         }
-        if self.hasAnsweredFirst && self.zeroInFlight == 0 {
-            session.loop.counters.forceReloadsSent &+= 1
-            session.sendShared(frames: frames)
-        } else {
-            session.loop.counters.forceReloadsDeferred &+= 1
-            self.deferredReloads.append(frames)
-            self.deferredReloadBytes += frames.readableBytes
+        let isNow = self.hasAnsweredFirst && self.zeroInFlight == 0
+        for frames in frames where frames.readableBytes > 0 {
+            if isNow {
+                session.loop.counters.forceReloadsSent &+= 1
+                session.sendShared(frames: frames)
+            } else {
+                session.loop.counters.forceReloadsDeferred &+= 1
+                self.deferredReloads.append(frames)
+                self.deferredReloadBytes += frames.readableBytes
+            }
         }
     }
 
@@ -312,5 +340,29 @@ final class MWDBSession: SessionDelegate {
             session.info, level: .warning, "request failed", ["reason": "\(reason)", "unlogged": "\(self.unloggedFailures)"])
         self.unloggedFailures = 0
         self.nextFailureLog = now + Self.failureLogInterval
+    }
+}
+
+extension MWDBRequest {
+    /// Stops counting at `limit`, and does not begin where there are too few bytes: an element has its separator, or one byte.
+    fileprivate func hasMoreKeys(than limit: Int) -> Bool {
+        struct Exceeded: Error {}
+        var count = 0
+        func counted() throws {
+            count += 1
+            if count > limit { throw Exceeded() }
+        }
+        do {
+            switch self {
+            case .get(let keys, _), .remove(let keys, _):
+                if keys.bytes.readableBytes > limit { unsafe try keys.forEach { _ in try counted() } }
+            case .put(let pairs, _):
+                if pairs.bytes.readableBytes > limit { unsafe try pairs.forEach { _, _ in try counted() } }
+            case .prefix: break
+            }
+            return false
+        } catch {
+            return true
+        }
     }
 }

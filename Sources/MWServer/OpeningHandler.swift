@@ -188,6 +188,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             try context.pipeline.syncOperations.addHandler(session, position: .after(self))
         } catch {
             self.loop.census.leave(principal.fingerprint)
+            session.delegate.sessionEnded(session)
             context.close(promise: nil)
             return
         }

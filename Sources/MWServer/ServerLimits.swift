@@ -16,6 +16,10 @@ public struct ServerLimits: Sendable, Hashable {
     /// Fragments of one message. More close with 1009: empty fragments cost their sender nothing.
     public var maximumFragments = 4_096
 
+    /// Keys of one get or remove, pairs of one put. More close with 1009 and nothing of the request is done: a get of 16 million empty keys
+    /// would hold up every other connection of its event loop for half a minute. 65,536: an eighth of a second.
+    public var maximumKeysPerRequest = 65_536
+
     /// Silence of a peer before it is pinged: below the 30 to 60 s after which middleboxes forget a connection.
     public var pingInterval: Duration = .seconds(20)
 
@@ -31,7 +35,8 @@ public struct ServerLimits: Sendable, Hashable {
     /// Bytes for one connection that the network has not taken yet. Over it nothing more is read from that connection.
     public var maximumUnsentBytes = 16 * 1024 * 1024
 
-    /// How long a connection may stay over ``maximumUnsentBytes``. Then it is closed with 1013.
+    /// How long a connection that reached ``maximumUnsentBytes`` may take nothing at all. Then it is closed with 1013. One that is slow, but
+    /// takes something, stays.
     public var unsentTimeout: Duration = .seconds(30)
 
     /// Open connections. The next opening handshake is answered with 503.
@@ -39,6 +44,11 @@ public struct ServerLimits: Sendable, Hashable {
 
     /// Open connections that present the same certificate. The next opening handshake is answered with 503.
     public var maximumConnectionsPerCertificate = 1_000
+
+    /// Connections of one event loop that have not had their 101 yet, whoever they are. The next ones are closed as soon as they are accepted:
+    /// a peer without a certificate holds a descriptor and some KiB until ``openingTimeout``, and must not take those of the clients. 1,024:
+    /// at 1.5 ms for each handshake, a third of what a loop gets through in that time.
+    public var maximumOpenings = 1_024
 
     /// Age at which a connection is drained with 1001, for example to make clients meet a new policy; `nil` is never.
     public var connectionLifetime: Duration?

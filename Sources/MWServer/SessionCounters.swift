@@ -16,6 +16,8 @@ package struct SessionCounters: Sendable {
     /// By HTTP status.
     package var openingsRefused: [Int: UInt64] = [:]
     package var openingsTimedOut: UInt64 = 0
+    /// Closed at once, over ``ServerLimits/maximumOpenings``.
+    package var openingsShed: UInt64 = 0
 
     package var getRequests: UInt64 = 0
     package var putRequests: UInt64 = 0
@@ -41,6 +43,7 @@ struct ServerMetrics: Sendable {
     private let accepted = Counter(label: "mwstorage_connections_accepted_total")
     private let opened = Counter(label: "mwstorage_connections_opened_total")
     private let openingsTimedOut = Counter(label: "mwstorage_openings_timed_out_total")
+    private let openingsShed = Counter(label: "mwstorage_openings_shed_total")
     private let get = Counter(label: "mwstorage_requests_total", dimensions: [("type", "get")])
     private let put = Counter(label: "mwstorage_requests_total", dimensions: [("type", "put")])
     private let remove = Counter(label: "mwstorage_requests_total", dimensions: [("type", "remove")])
@@ -63,6 +66,7 @@ struct ServerMetrics: Sendable {
         self.accepted.add(counters.connectionsAccepted)
         self.opened.add(counters.connectionsOpened)
         self.openingsTimedOut.add(counters.openingsTimedOut)
+        self.openingsShed.add(counters.openingsShed)
         self.get.add(counters.getRequests)
         self.put.add(counters.putRequests)
         self.remove.add(counters.removeRequests)

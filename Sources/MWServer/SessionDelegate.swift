@@ -11,12 +11,16 @@ package protocol SessionDelegate: AnyObject {
     /// Everything that one read brought, and that the session was not told to hold, has been handed over.
     func readBurstEnded(in session: SessionHandler)
 
-    /// The connection is gone; nothing can be sent any more.
+    /// The network takes bytes again: answers that waited because ``SessionHandler/mayAnswer`` was false can go on.
+    func mayGoOn(in session: SessionHandler)
+
+    /// The connection is gone; nothing can be sent any more. Nothing is called after it.
     func sessionEnded(_ session: SessionHandler)
 }
 
 extension SessionDelegate {
     package func readBurstEnded(in session: SessionHandler) {}
+    package func mayGoOn(in session: SessionHandler) {}
     package func sessionEnded(_ session: SessionHandler) {}
 }
 
@@ -76,6 +80,7 @@ package struct SessionEnd: Sendable, Hashable {
         case unsupportedMessage
         case storageFailure
         case answerTooBig
+        case tooManyKeys
         case closingTimeout
         case connectionLost
         case delegate

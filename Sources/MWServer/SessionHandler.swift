@@ -67,7 +67,11 @@ package final class SessionHandler: ChannelDuplexHandler {
     private let openedAt: NIODeadline
     private var lastHeard: NIODeadline
     private var pingedAt: NIODeadline?
+    /// Since when the network took nothing, while it had too much to take.
     private var unwritableSince: NIODeadline?
+    /// Bytes handed to the network in all, and what it had taken of them at the last tick.
+    private var writtenBytes = 0
+    private var takenBytesAtLastTick = 0
 
     package init(_ info: SessionInfo, on loop: SessionLoop, delegate: any SessionDelegate) {
         self.info = info
@@ -110,7 +114,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.isInReadBurst = false
         self.hasSeenBurst = self.hasUntakenBytes || self.hasSeenBurst
         self.takeMessages()
-        self.delegate.readBurstEnded(in: self)
+        if !self.hasEnded { self.delegate.readBurstEnded(in: self) }
         self.flush()
         if self.isCloseDue { self.closeTransport() }
     }
@@ -125,24 +129,30 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     private func takeMessages() {
-        guard !self.isTaking else { return }
+        guard !self.isTaking, !self.hasEnded else { return }
         self.isTaking = true
-        while self.isReading, let event = self.machine.nextEvent(outbound: &self.outbound) {
+        while self.isReading, !self.hasEnded {
+            // Inside a burst the TLS handler keeps what is flushed: the rest is taken at its end.
+            if self.isInReadBurst, self.outbound.readableBytes >= Self.flushThresholdBytes { break }
+            guard let event = self.machine.nextEvent(outbound: &self.outbound) else {
+                self.hasUntakenBytes = false
+                break
+            }
             switch event {
             case .message(let opcode, let payload): self.delegate.messageReceived(opcode, payload, in: self)
             case .ping, .pong: break
             case .closeReceived(let code, let reason): self.closeReceived(code, reason)
             case .violation(let error): self.violated(error)
             }
-            if self.outbound.readableBytes >= Self.flushThresholdBytes { self.flush() }
+            if !self.isInReadBurst { self.flushIfLarge() }
         }
         self.isTaking = false
-        if self.isReading { self.hasUntakenBytes = false }
     }
 
     private func resume() {
-        guard self.isReading else { return }
+        guard self.isReading, !self.isTaking, !self.hasEnded else { return }
         self.takeMessages()
+        guard !self.hasEnded else { return }
         self.delegate.readBurstEnded(in: self)
         self.flush()
         if self.owesRead && self.isReading {
@@ -211,23 +221,35 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func sendShared(frames: ByteBuffer) {
         guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
         self.writeOutbound(context)
-        self.loop.counters.sentBytes &+= UInt64(frames.readableBytes)
-        context.write(self.wrapOutboundOut(frames), promise: nil)
+        self.write(frames, context)
         self.loop.scheduleFlush(self)
     }
 
     /// Whether a message can still be sent.
     package var isOpen: Bool { self.machine.state == .open }
 
+    /// Whether an answer of any size may be written now. While it is not, the network has enough to take, and what can wait waits for
+    /// ``SessionDelegate/mayGoOn(in:)``.
+    package var mayAnswer: Bool { self.isOpen && !self.hasEnded && !self.holds.contains(.unsentBytes) }
+
     /// Bytes that the network has not taken yet.
-    package var unsentBytes: Int {
+    package var unsentBytes: Int { self.bufferedBytes + self.outbound.readableBytes }
+
+    /// Those of them that were handed to it.
+    private var bufferedBytes: Int {
         let buffered = try? self.context?.channel.syncOptions?.getOption(.bufferedWritableBytes)
-        return (buffered ?? 0) + self.outbound.readableBytes
+        return buffered ?? 0
     }
 
     private func prepareOutbound() {
         if self.outbound.storageCapacity == 0 { self.outbound = self.loop.takeBuffer() }
         if !self.isTaking { self.loop.scheduleFlush(self) }
+    }
+
+    /// Hands what was written to the network if that is much: between answers of which each may be large. Messages may be taken, and
+    /// ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
+    package func flushIfLarge() {
+        if self.outbound.readableBytes >= Self.flushThresholdBytes { self.flush() }
     }
 
     /// Hands everything written so far to the network.
@@ -247,9 +269,14 @@ package final class SessionHandler: ChannelDuplexHandler {
         let sent = self.outbound
         self.outbound = ByteBuffer()
         guard sent.readableBytes > 0 else { return sent }
-        self.loop.counters.sentBytes &+= UInt64(sent.readableBytes)
-        context.write(self.wrapOutboundOut(sent), promise: nil)
+        self.write(sent, context)
         return sent
+    }
+
+    private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
+        self.loop.counters.sentBytes &+= UInt64(bytes.readableBytes)
+        self.writtenBytes &+= bytes.readableBytes
+        context.write(self.wrapOutboundOut(bytes), promise: nil)
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -257,9 +284,14 @@ package final class SessionHandler: ChannelDuplexHandler {
             self.unwritableSince = nil
             self.machine.isOutputBackedUp = false
             if self.machine.writePendingPong(to: &self.outbound) { self.flush() }
-            self.release(.unsentBytes)
+            self.holds.remove(.unsentBytes)
+            if !self.hasEnded { self.delegate.mayGoOn(in: self) }
+            self.resume()
         } else {
-            self.unwritableSince = self.unwritableSince ?? self.loop.now
+            if self.unwritableSince == nil {
+                self.unwritableSince = self.loop.now
+                self.takenBytesAtLastTick = self.writtenBytes - self.bufferedBytes
+            }
             self.machine.isOutputBackedUp = true
             self.hold(.unsentBytes)
         }
@@ -278,6 +310,7 @@ package final class SessionHandler: ChannelDuplexHandler {
                 self.closeTransport()
             }
         case .open:
+            self.noteProgress(now)
             if let since = self.unwritableSince, now >= since + TimeAmount(limits.unsentTimeout) {
                 self.closeAsSlowReader("the connection took nothing for \(limits.unsentTimeout)")
             } else if let pinged = self.pingedAt, now >= pinged + TimeAmount(limits.pongTimeout), self.holds.isEmpty {
@@ -289,6 +322,22 @@ package final class SessionHandler: ChannelDuplexHandler {
                 self.drain(.lifetime, self.loop.closeCodes.lifetime, "the connection reached its age of \(lifetime)")
             }
         }
+    }
+
+    /// A slow reader that takes something is not one that takes nothing, whatever else is sent to it meanwhile.
+    private func noteProgress(_ now: NIODeadline) {
+        guard self.unwritableSince != nil else { return }
+        // What is buffered is encrypted, a little more than was written: taken bytes never seem more than they are.
+        let taken = self.writtenBytes - self.bufferedBytes
+        if taken > self.takenBytesAtLastTick { self.unwritableSince = now }
+        self.takenBytesAtLastTick = taken
+    }
+
+    /// Does not count `duration`, in which this loop did not listen.
+    func forgiveSilence(of duration: TimeAmount) {
+        self.lastHeard = self.lastHeard + duration
+        self.pingedAt = self.pingedAt.map { $0 + duration }
+        self.unwritableSince = self.unwritableSince.map { $0 + duration }
     }
 
     // MARK: Closing

@@ -75,8 +75,10 @@ package final class SessionLoop {
     }
 
     private func scheduleTick(in delay: TimeAmount, _ publish: @escaping (SessionCounters) -> Void) {
+        let due = NIODeadline.now() + delay
         self.ticking = self.eventLoop.assumeIsolated().scheduleTask(in: delay) {
-            self.ticked(.now())
+            let now = NIODeadline.now()
+            self.ticked(now, lateBy: now - due)
             self.counters.connectionsOpen = self.census.total
             publish(self.counters)
             self.counters = SessionCounters()
@@ -85,7 +87,13 @@ package final class SessionLoop {
     }
 
     /// Enforces every deadline that lies before `now`.
-    package func ticked(_ now: NIODeadline) {
+    ///
+    /// - Parameter lateness: How long this loop ran nothing, or something else. Peers are not blamed for a time in which we did not listen:
+    ///   a long one, half of ``ServerLimits/pongTimeout``, is not counted as their silence.
+    package func ticked(_ now: NIODeadline, lateBy lateness: TimeAmount = .zero) {
+        if lateness > TimeAmount(self.limits.pongTimeout / 2) {
+            for session in self.sessions { session.forgiveSilence(of: lateness) }
+        }
         self.now = now
         for opening in self.openings { opening.ticked(now) }
         for session in self.sessions { session.ticked(now) }
@@ -99,6 +107,9 @@ package final class SessionLoop {
         self.openings.append(opening)
         self.counters.connectionsAccepted += 1
     }
+
+    /// Connections without their 101 yet.
+    var openingCount: Int { self.openings.count }
 
     func openingEnded(_ opening: OpeningHandler) {
         guard let last = self.openings.popLast() else { return }

@@ -149,6 +149,10 @@ package final class SessionServer: Sendable {
 
     private func accept(_ channel: any Channel) throws {
         guard let entry = self.loops[ObjectIdentifier(channel.eventLoop)]?.value else { preconditionFailure("a loop of another group") }
+        guard entry.sessions.openingCount < self.options.limits.maximumOpenings else {
+            entry.sessions.counters.openingsShed += 1
+            return channel.close(promise: nil)
+        }
         let pipeline = channel.pipeline.syncOperations
         try pipeline.addHandler(TLSHandler(context: self.currentContext, gate: entry.gate))
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))

@@ -145,9 +145,9 @@ package final class StorageLoop: SessionFactory {
             for session in self.loop.sessions {
                 guard let client = session.delegate as? MWDBSession else { continue }
                 if let ranges = own[ObjectIdentifier(session)] {
-                    for frames in batch.frames(without: ranges) { client.reload(frames: frames, in: session) }
+                    client.reload(batch.frames(without: ranges), in: session)
                 } else {
-                    client.reload(frames: batch.bytes, in: session)
+                    client.reload(CollectionOfOne(batch.bytes), in: session)
                 }
             }
         }

@@ -108,10 +108,10 @@ import Testing
     @Test func `A client that must wait and is sent too much is closed with 1013`() throws {
         let (harness, writer) = try self.harnessOfSmallLimit()
         let waiting = try self.settled(harness)
-        try self.putOverLimit(writer)
+        try self.putOverLimit(writer, harness)
         // Its outcome comes last.
         try waiting.send("other#x#\u{2}A")
-        harness.deliver(5)
+        harness.deliver(1)
         guard case .closeReceived(.tryAgainLater?, _)? = try waiting.receive().first(where: { $0.isClose }) else {
             Issue.record("no close frame")
             return
@@ -123,11 +123,23 @@ import Testing
     @Test func `A client that has read nothing yet is not closed for what it was not told: it holds nothing old`() throws {
         let (harness, writer) = try self.harnessOfSmallLimit()
         let fresh = try harness.connect()
-        try self.putOverLimit(writer)
-        harness.deliver(4)
+        try self.putOverLimit(writer, harness)
+        harness.deliver(0)
         try fresh.send("k2#\u{0}C")
         let messages = try fresh.messages()
         #expect(messages.first == "\(String(repeating: "v", count: 400))#\u{1}C")
+    }
+
+    @Test func `One commit over the limit of unsent bytes ends no connection that had taken everything`() throws {
+        var limits = ServerLimits()
+        limits.maximumUnsentBytes = 1000
+        let harness = try StorageHarness(limits: limits)
+        let (writer, other) = (try self.settled(harness), try self.settled(harness))
+        let value = String(repeating: "v", count: 3000)
+        try writer.send("k#\(value)#\u{2}E")
+        harness.deliver(1)
+        #expect(try other.messages() == ["k#\(value)#\u{5}"])
+        #expect(try writer.messages() == ["\u{1}#\u{3}E"])
     }
 
     private func harnessOfSmallLimit() throws -> (StorageHarness, writer: HarnessClient) {
@@ -137,10 +149,11 @@ import Testing
         return (harness, try self.settled(harness))
     }
 
-    /// Four puts: before the last one, more than the limit waits already.
-    private func putOverLimit(_ writer: HarnessClient) throws {
+    /// Four puts, each a commit: before the last one, more than the limit waits already.
+    private func putOverLimit(_ writer: HarnessClient, _ harness: StorageHarness) throws {
         for (number, id) in ["E", "G", "I", "K"].enumerated() {
             try writer.send("k\(number)#\(String(repeating: "v", count: 400))#\u{2}\(id)")
+            harness.awaitOutcomes(1)
         }
     }
 }

@@ -155,7 +155,7 @@ import Testing
         #expect(harness.sessions.log.lines("request failed").first?.metadata["reason"]?.contains("diskFull") == true)
     }
 
-    @Test func `A read that the disk refuses closes with 1011 and the reason`() throws {
+    @Test func `A read that the disk refuses closes with 1011: the peer is told the code, the log the rest`() throws {
         let harness = try StorageHarness()
         let client = try harness.connect()
         var faults = MemoryDisk.Faults()
@@ -166,7 +166,9 @@ import Testing
             Issue.record("no close frame")
             return
         }
-        #expect(reason.contains("corrupt"))
+        #expect(reason == "storage.corrupt")
+        let logged = try #require(harness.sessions.log.lines("request failed").first?.metadata["reason"])
+        #expect(logged.hasPrefix("storage.corrupt: "))
     }
 
     @Test func `An answer over the message limit is not sent: 1009, ask for fewer keys`() throws {
@@ -217,6 +219,66 @@ import Testing
         guard case .closeReceived(.internalError?, _)? = try client.receive().first else {
             Issue.record("no close frame")
             return
+        }
+    }
+
+    /// 30 gets of a value of 300 kB that wait for the put in front of them.
+    private func waitingGets(_ harness: StorageHarness) throws -> HarnessClient {
+        let client = try harness.connect()
+        let value = String(repeating: "v", count: 300_000)
+        try client.send((["k#\(value)#\u{2}C"] + Array(repeating: "k#\u{0}E", count: 30)).map { ByteBuffer(string: $0) })
+        return client
+    }
+
+    @Test func `Large answers that waited for a write are written as the network takes them`() throws {
+        let harness = try StorageHarness()
+        let client = try self.waitingGets(harness)
+        let network = try client.narrow(to: 1_000_000)
+        harness.deliver(1)
+        #expect(network.writes.reduce(0, +) < 1_400_000)
+        #expect(client.session.requestsInFlight > 20)
+        var rounds = 0
+        while client.session.requestsInFlight > 0, rounds < 30 {
+            let before = network.writes.reduce(0, +)
+            try client.take(network)
+            #expect(network.writes.reduce(0, +) - before < 1_400_000)
+            rounds += 1
+        }
+        #expect(try client.messages().count == 31)
+        #expect(rounds > 3)
+    }
+
+    @Test func `A network that takes everything while it is flushed gets all of them, one after the other`() throws {
+        let harness = try StorageHarness()
+        let client = try self.waitingGets(harness)
+        let network = try client.narrow(to: 100_000)
+        network.takesOnFlush = true
+        harness.deliver(1)
+        #expect(try client.messages().count == 31)
+        let largest = try #require(network.writes.max())
+        #expect(largest < 700_000)
+        try client.send("k#\u{0}G")
+        #expect(try client.messages().count == 1)
+    }
+
+    @Test(arguments: [
+        ("a#a#a#\u{0}C", false), ("####\u{3}C", false), ("a#1#a#2#a#3#\u{2}C", false), ("a#a#a#a#\u{0}C", true),
+        ("#####\u{0}C", true), ("a#a#a#a#\u{3}C", true), ("a#1#a#2#a#3#a#4#\u{2}C", true),
+    ]) func `More keys than the limit close with 1009 and the reason`(request: String, isRefused: Bool) throws {
+        var limits = ServerLimits()
+        limits.maximumKeysPerRequest = 3
+        let harness = try StorageHarness(limits: limits)
+        let client = try harness.connect()
+        try client.send(request)
+        if isRefused {
+            guard case .closeReceived(.messageTooBig?, let reason)? = try client.receive().first else {
+                Issue.record("no close frame")
+                return
+            }
+            #expect(reason.contains("at most 3 keys"))
+        } else {
+            if !request.contains("\u{0}") { harness.deliver(1) }
+            #expect(try client.messages().count == 1)
         }
     }
 }

@@ -121,4 +121,22 @@ import Testing
             for peer in [second, fourth, sixth] { await peer.close() }
         }
     }
+
+    @Test func `Connections over the limit of unfinished openings are closed at once, without a handshake`() async throws {
+        let change = { (configuration: inout StorageServerConfiguration) in
+            configuration.eventLoops = 1
+            configuration.limits.maximumOpenings = 2
+            configuration.limits.openingTimeout = .seconds(60)
+        }
+        try await RunningServer.with(change) { running in
+            let started = ContinuousClock.now
+            let first = try await TestPeer.connect(to: running.address, nil)
+            let second = try await TestPeer.connect(to: running.address, nil)
+            let third = try await TestPeer.connect(to: running.address, nil)
+            await third.untilClosed()
+            #expect(ContinuousClock.now - started < .seconds(30))
+            #expect(running.log.lines("opening timed out").isEmpty)
+            for peer in [first, second] { await peer.close() }
+        }
+    }
 }

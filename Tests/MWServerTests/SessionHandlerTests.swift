@@ -206,4 +206,58 @@ import Testing
             #expect(try client.messages() == [large])
         }
     }
+
+    @Test func `A slow peer stays as long as it takes something, whatever else is sent to it`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        let network = try client.narrow(to: 100)
+        try client.send(String(repeating: "x", count: 200))
+        for _ in 0..<5 {
+            harness.advance(by: .seconds(20))
+            // It takes what there is, and is sent more than that.
+            network.isStuck = false
+            client.channel.flush()
+            network.isStuck = true
+            client.session.send(.binary, ByteBuffer(string: String(repeating: "y", count: 400)))
+            client.session.flush()
+        }
+        for event in try client.receive() {
+            guard case .message = event else {
+                Issue.record("\(event)")
+                return
+            }
+        }
+        harness.advance(by: .seconds(20))
+        harness.advance(by: .seconds(29))
+        #expect(client.session.isOpen)
+        harness.advance(by: .seconds(1))
+        #expect(!client.session.isOpen)
+    }
+
+    @Test func `A time in which the loop itself stood still is not the peer's silence`() throws {
+        let harness = try SessionHarness()
+        let client = try harness.connect(EchoDelegate())
+        client.isPolite = false
+        harness.advance(by: .seconds(20))
+        #expect(try client.receive() == [.ping(ByteBuffer())])
+        harness.loop.ticked(harness.loop.now + .seconds(61), lateBy: .seconds(60))
+        #expect(try client.receive().isEmpty)
+        harness.advance(by: .seconds(19))
+        #expect(!client.session.isOpen)
+    }
+
+    @Test func `A session that has ended hands over nothing that had been held`() throws {
+        var limits = ServerLimits()
+        limits.maximumRequestsInFlight = 1
+        let harness = try SessionHarness(limits: limits)
+        let delegate = EchoDelegate()
+        delegate.defersAnswers = true
+        let client = try harness.connect(delegate)
+        try client.send(["one", "two"].map(self.bytes))
+        try client.channel.close().wait()
+        #expect(delegate.hasEnded)
+        delegate.finish(1, in: client.session)
+        harness.eventLoop.run()
+        #expect(delegate.receivedAfterEnd == 0)
+    }
 }

@@ -99,13 +99,73 @@ final class HarnessClient {
     var isClosed: Bool { !self.channel.isActive }
 }
 
+/// A network that takes little: it stands in front of a session and says when it has enough.
+final class NarrowNetwork: ChannelOutboundHandler {
+    typealias OutboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    /// Bytes after which it is not writable.
+    let limit: Int
+    /// Whether a flush takes everything, and says so before it returns.
+    var takesOnFlush = false
+    /// Whether flushes are kept from the network: what is written stays buffered.
+    var isStuck = false
+    private(set) var writes: [Int] = []
+    private var unsent = 0
+
+    init(limit: Int) { self.limit = limit }
+
+    func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+        let bytes = self.unwrapOutboundIn(data).readableBytes
+        self.writes.append(bytes)
+        self.unsent += bytes
+        context.write(data, promise: promise)
+        self.say(self.unsent <= self.limit, context)
+    }
+
+    func flush(context: ChannelHandlerContext) {
+        guard !self.isStuck else { return }
+        context.flush()
+        if self.takesOnFlush { self.take(context) }
+    }
+
+    /// The peer has read everything.
+    func take(_ context: ChannelHandlerContext) {
+        self.unsent = 0
+        self.say(true, context)
+    }
+
+    private func say(_ isWritable: Bool, _ context: ChannelHandlerContext) {
+        guard let channel = context.channel as? EmbeddedChannel, channel.isWritable != isWritable else { return }
+        channel.isWritable = isWritable
+        context.fireChannelWritabilityChanged()
+    }
+}
+
+extension HarnessClient {
+    func narrow(to limit: Int) throws -> NarrowNetwork {
+        let network = NarrowNetwork(limit: limit)
+        try self.channel.pipeline.syncOperations.addHandler(network, position: .first)
+        return network
+    }
+
+    /// The peer has read everything.
+    func take(_ network: NarrowNetwork) throws {
+        network.take(try self.channel.pipeline.syncOperations.context(handler: network))
+        self.channel.embeddedEventLoop.run()
+    }
+}
+
 /// Answers each message with itself.
 final class EchoDelegate: SessionDelegate {
     private(set) var hasEnded = false
     /// Requests to leave unanswered until ``finish(_:)``.
     var defersAnswers = false
 
+    private(set) var receivedAfterEnd = 0
+
     func messageReceived(_ opcode: MessageOpcode, _ payload: ByteBuffer, in session: SessionHandler) {
+        if self.hasEnded { self.receivedAfterEnd += 1 }
         if self.defersAnswers { session.requestStarted() } else { session.send(opcode, payload) }
     }
 
@@ -172,9 +232,14 @@ final class StorageHarness {
         stored.wait()
     }
 
+    /// Waits until storage has answered `count` requests, which the next delivery brings to the event loop.
+    func awaitOutcomes(_ count: Int) {
+        for _ in 0..<count { self.arrived.wait() }
+    }
+
     /// Waits until storage has answered `count` requests, and brings that to the event loop.
     func deliver(_ count: Int) {
-        for _ in 0..<count { self.arrived.wait() }
+        self.awaitOutcomes(count)
         let reloads = self.outcomes.reloads.withLock { reloads in
             defer { reloads = [] }
             return reloads
