@@ -17,8 +17,9 @@ public struct ServerLimits: Sendable, Hashable {
     public var maximumFragments = 4_096
 
     /// Keys of one get or remove, pairs of one put. More close with 1009 and nothing of the request is done: a get of 16 million empty keys
-    /// would hold up every other connection of its event loop for half a minute. 65,536: an eighth of a second.
-    public var maximumKeysPerRequest = 65_536
+    /// would hold up every other connection of its event loop for half a minute. 1,048,576: a whole model of short keys in one
+    /// message, at the most two seconds.
+    public var maximumKeysPerRequest = 1_048_576
 
     /// Silence of a peer before it is pinged: below the 30 to 60 s after which middleboxes forget a connection.
     public var pingInterval: Duration = .seconds(20)
