@@ -53,7 +53,8 @@ extension Setting {
     static let serveTrustPassphraseFile = Setting(
         name: "serve.trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
     static let serveDrainTimeout = Setting(name: "serve.drain-timeout", summary: "how long SIGTERM waits for what runs", fallback: "10s")
-    static let serveMaximumConnections = Setting(name: "serve.maximum-connections", summary: "connections accepted at a time", fallback: "10000")
+    static let serveMaximumConnections = Setting(
+        name: "serve.maximum-connections", summary: "connections accepted at a time", fallback: "10000")
     static let serveMaximumConnectionsPerCertificate = Setting(
         name: "serve.maximum-connections-per-certificate", summary: "connections of one client certificate accepted at a time",
         fallback: "1000")
