@@ -1,3 +1,5 @@
+internal import MWPKI
+
 // DER (X.690), as PKCS#12 and PKCS#8 need it.
 //
 //   offset  size  meaning
@@ -39,7 +41,7 @@ struct DERReader {
     mutating func read(_ tag: UInt8, _ what: String) throws -> ArraySlice<UInt8> {
         guard let found = rest.first else { throw KeystoreError.malformed("\(what) is missing") }
         guard found == tag else {
-            throw KeystoreError.malformed("\(what) has another type", expected: Self.hexadecimal(tag), found: Self.hexadecimal(found))
+            throw KeystoreError.malformed("\(what) has another type", expected: "0x" + Hex.encode([tag]), found: "0x" + Hex.encode([found]))
         }
         return try readElement(what).content
     }
@@ -111,9 +113,5 @@ struct DERReader {
         }
         guard length >= 0x80 else { throw KeystoreError.malformed("\(what) has a length that is not minimal") }
         return length
-    }
-
-    private static func hexadecimal(_ byte: UInt8) -> String {
-        "0x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
     }
 }

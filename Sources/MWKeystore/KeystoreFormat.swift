@@ -15,11 +15,7 @@ extension Keystore {
         throw KeystoreError(
             .formatUnknown, "not a keystore", expected: "PKCS#12, JKS or PEM",
             found: bytes.isEmpty
-                ? "an empty file" : "a file that begins with " + bytes.prefix(4).map { hexadecimal($0) }.joined(separator: " "))
-    }
-
-    private static func hexadecimal(_ byte: UInt8) -> String {
-        (byte < 16 ? "0" : "") + String(byte, radix: 16)
+                ? "an empty file" : "a file that begins with " + bytes.prefix(4).map { Hex.encode([$0]) }.joined(separator: " "))
     }
 
     // MARK: - Writing

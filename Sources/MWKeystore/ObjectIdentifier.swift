@@ -70,8 +70,6 @@ extension ObjectIdentifier {
     static let anyExtendedKeyUsage = ObjectIdentifier(2, 5, 29, 37, 0)
 
     // Password-based encryption: PKCS#12's own (RFC 7292 appendix C) and PKCS#5's (RFC 8018 appendix A).
-    static let pbeSHA1RC4Bits128 = ObjectIdentifier(1, 2, 840, 113549, 1, 12, 1, 1)
-    static let pbeSHA1RC4Bits40 = ObjectIdentifier(1, 2, 840, 113549, 1, 12, 1, 2)
     static let pbeSHA1TripleDES = ObjectIdentifier(1, 2, 840, 113549, 1, 12, 1, 3)
     static let pbeSHA1TwoKeyTripleDES = ObjectIdentifier(1, 2, 840, 113549, 1, 12, 1, 4)
     static let pbeSHA1RC2Bits128 = ObjectIdentifier(1, 2, 840, 113549, 1, 12, 1, 5)

@@ -22,7 +22,6 @@ package enum DER {
     package static func bitString(_ bytes: [UInt8], unusedBits: UInt8 = 0) -> [UInt8] { value(tag: 0x03, [unusedBits] + bytes) }
     package static func utf8String(_ text: String) -> [UInt8] { value(tag: 0x0C, Array(text.utf8)) }
     package static func printableString(_ text: String) -> [UInt8] { value(tag: 0x13, Array(text.utf8)) }
-    package static func ia5String(_ text: String) -> [UInt8] { value(tag: 0x16, Array(text.utf8)) }
     package static func boolean(_ value: Bool) -> [UInt8] { [0x01, 0x01, value ? 0xFF : 0x00] }
     package static let null: [UInt8] = [0x05, 0x00]
 

@@ -63,12 +63,6 @@ extension MWDBReply {
         self.writeTrailer(.prefix, id: id, to: &buffer)
     }
 
-    /// Appends a FORCE_RELOAD that carries a whole put stream.
-    package static func writeForceReload(_ pairs: MWDBPairs, to buffer: inout ByteBuffer) {
-        buffer.writeImmutableBuffer(pairs.bytes)
-        self.writeForceReloadTrailer(to: &buffer)
-    }
-
     /// Ends a FORCE_RELOAD after its put stream.
     package static func writeForceReloadTrailer(to buffer: inout ByteBuffer) {
         buffer.writeInteger(mwdbSeparator)

@@ -85,11 +85,6 @@ public struct StorageError: Error, Sendable {
     public var remedy: String? { details.remedy }
     /// What the engine or the operating system said, word for word.
     public var underlying: String? { details.underlying }
-
-    /// Whether the same call may succeed later without anybody changing the request.
-    public var isRetryable: Bool {
-        [.diskFull, .readOnly, .ioError, .overloaded, .snapshotLost].contains(code)
-    }
 }
 
 extension StorageError: Equatable {

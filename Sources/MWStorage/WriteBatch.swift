@@ -40,7 +40,6 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     deinit { unsafe base.deallocate() }
 
     package var isEmpty: Bool { operationCount == 0 }
-    package var capacityBytes: Int { capacity }
 
     /// Stores `value` under `key`.
     package mutating func put(

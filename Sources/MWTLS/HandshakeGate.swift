@@ -3,7 +3,7 @@ package import NIOCore
 /// Spaces out the handshakes of one event loop, so that a wave of new connections never stalls those that work.
 ///
 /// A full mutual handshake costs 1.5 ms of CPU in two or three steps. The gate lets `stepsPerTick` of them run, then the loop's other I/O,
-/// then the next ones, first come, first served. Use it on its event loop only; `HandshakeGates` has one for each loop of a group.
+/// then the next ones, first come, first served. Use it on its event loop only.
 package final class HandshakeGate {
     enum Admission { case now, later, refused }
 
@@ -62,29 +62,5 @@ package final class HandshakeGate {
             if handler.runAdmittedStep() { stepsInTick += 1 }
         }
         if stepsInTick > 0 { scheduleTick() }
-    }
-}
-
-/// One `HandshakeGate` for each event loop of a group.
-package struct HandshakeGates: Sendable {
-    private let gates: [ObjectIdentifier: NIOLoopBound<HandshakeGate>]
-
-    package init(
-        group: any EventLoopGroup, stepsPerTick: Int = HandshakeGate.defaultStepsPerTick,
-        maximumWaiting: Int = HandshakeGate.defaultMaximumWaiting
-    ) throws {
-        var gates: [ObjectIdentifier: NIOLoopBound<HandshakeGate>] = [:]
-        for eventLoop in group.makeIterator() {
-            gates[ObjectIdentifier(eventLoop)] = try eventLoop.submit {
-                NIOLoopBound(
-                    HandshakeGate(eventLoop: eventLoop, stepsPerTick: stepsPerTick, maximumWaiting: maximumWaiting), eventLoop: eventLoop)
-            }.wait()
-        }
-        self.gates = gates
-    }
-
-    /// The gate of `eventLoop`, which the caller runs on; `nil` when the loop is of another group.
-    package func gate(of eventLoop: any EventLoop) -> HandshakeGate? {
-        gates[ObjectIdentifier(eventLoop)]?.value
     }
 }

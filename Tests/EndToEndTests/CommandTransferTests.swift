@@ -1,4 +1,8 @@
+import EngineContract
 import Foundation
+import MWLevelDB
+import MWRocksDB
+import MWStorage
 import TestCertificates
 import Testing
 
@@ -55,6 +59,34 @@ struct CommandTransferTests {
         #expect(try await CommandProcess.run(["import", "-", "--data", target.file("data")], input: stream).status == 0)
         let offline = try await ServerProcess(directory: target)
         #expect(try #require(Int(try await offline.run(["prefix"]).text.dropLast())) > last)
+    }
+
+    @Test(
+        "what a mwDB of 2016 left arrives in a data directory and at a server, and prefixes go on after it",
+        arguments: ["rocksdb", "leveldb"])
+    func legacyModel(_ engine: String) async throws {
+        let directory = try TestStore.make()
+        let model = directory.file("model")
+        try LegacyModels.make(engine == "rocksdb" ? .rocksDB : .levelDB, in: model)
+        let offline = try await CommandProcess.run(["import", model, "--data", directory.file("data"), "-o", "json"])
+        #expect(offline.status == 0, "\(offline.errors)")
+        #expect(offline.text == #"{"entries":2,"bytes":13,"nextPrefix":12,"dryRun":false}"# + "\n")
+
+        let remote = try await ServerProcess()
+        let online = try await remote.run(["import", model])
+        #expect(online.status == 0, "\(online.errors)")
+        #expect(online.errors.hasPrefix("imported 2 entries"))
+
+        for server in [remote, try await ServerProcess(directory: directory)] {
+            #expect(try await server.run(["get", "00783b413b42", "--hex"]).text == "6368756e6b", "chunk")
+            // An empty value is the same as none to mwDB's protocol.
+            #expect(try await server.run(["get", "033b", "--hex"]).output.isEmpty)
+            #expect(try await server.run(["get", "prefix"]).status == 1, "the counter is no entry")
+            #expect(try await server.run(["prefix"]).text == "\(LegacyModels.nextPrefix)\n")
+        }
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: directory.path).allSatisfy { !$0.contains("mwstorage") },
+            "nothing temporary is left")
     }
 
     @Test("a stream that was cut or damaged is exit code 65", arguments: [0, 1])

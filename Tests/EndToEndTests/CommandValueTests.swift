@@ -1,3 +1,4 @@
+import MWPKI
 import Testing
 
 @testable import mwstorage
@@ -43,7 +44,7 @@ struct CommandValueTests {
     func encodings(_ count: Int) {
         let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 37 &+ count) }
         #expect(Bytes.bytes(base64: Bytes.base64(bytes)) == bytes)
-        #expect(Bytes.bytes(hex: Bytes.hex(bytes)) == bytes)
+        #expect(Bytes.bytes(hex: Hex.encode(bytes)) == bytes)
     }
 
     @Test(

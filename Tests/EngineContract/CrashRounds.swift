@@ -22,7 +22,7 @@ package enum CrashRounds {
         for round in 0..<count {
             let limit = Int.random(in: 0...120, using: &random)
             let lines = try CrashingProcess.run(
-                [factory.name, directory + "/store", String(round), durability.rawValue], untilLines: 1 + limit)
+                ["kill", factory.name, directory + "/store", String(round), durability.rawValue], untilLines: 1 + limit)
             try #require(lines.first == "ready", "\(lines.prefix(3))")
             #expect(!lines.contains { $0.hasPrefix("failed") }, "\(lines.first { $0.hasPrefix("failed") } ?? "")")
             let batches = lines.filter { $0.hasPrefix("batch ") }.map { String($0.dropFirst(6)) }
@@ -58,7 +58,7 @@ package enum CrashRounds {
 
 /// A run of `mwstorage-crash`.
 enum CrashingProcess {
-    /// Starts it, reads its lines until there are `count`, kills it, and returns all that it had said by then.
+    /// Starts it, reads its lines until there are `count` or it has ended, kills it, and returns all that it had said by then.
     static func run(_ arguments: [String], untilLines count: Int) throws -> [String] {
         var ends: [CInt] = [0, 0]
         guard unsafe pipe(&ends) == 0 else { throw StorageError(errno: errno, subject: "pipe") }

@@ -1,15 +1,25 @@
 import Glibc
 package import MWStorage
-import Testing
+package import Testing
 
 /// What engines must do on disks that fill up, turn read-only or lie.
 package enum DiskTrouble {
-    /// A file system of 24 MiB in memory, if this process may mount one.
+    /// Whether this process may mount a file system.
+    package static let canMount: Bool = {
+        guard let directory = try? makeTemporaryDirectory() else { return false }
+        defer { removeDirectory(directory) }
+        guard unsafe mount("tmpfs", directory, "tmpfs", 0, "size=1m") == 0 else { return false }
+        return unsafe umount2(directory, CInt(MNT_DETACH)) == 0
+    }()
+
+    /// What a skipped test says.
+    package static let needsMount: Comment = "NOT TESTED: a full file system; mounting one needs root"
+
+    /// A file system of 24 MiB in memory.
     private static func withSmallFileSystem(_ body: (String) async throws -> Void) async throws {
         try await withTemporaryDirectory { directory in
             guard unsafe mount("tmpfs", directory, "tmpfs", 0, "size=24m") == 0 else {
-                Issue.record("NOT TESTED: mounting a file system needs root; run the tests as root to see a full disk")
-                return
+                throw StorageError(errno: errno, subject: "mount")
             }
             defer { unsafe umount2(directory, CInt(MNT_DETACH)) }
             try await body(directory)
@@ -52,6 +62,30 @@ package enum DiskTrouble {
             for (index, value) in stored { #expect(try again.get(Array("\(index)".utf8)) == value, "value \(index)") }
             #expect(try again.get(Array("after".utf8)) == [1])
             again.close()
+        }
+    }
+
+    /// The same where files cannot grow, which needs no privilege: in a process of its own, whose files are limited.
+    package static func limitedFiles(_ factory: StorageEngineFactory) async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/store"
+            let lines = try await onOwnThread { try CrashingProcess.run(["full", factory.name, path], untilLines: .max) }
+            func numbers(_ word: String) -> [Int] {
+                lines.filter { $0.hasPrefix(word + " ") }.compactMap { Int($0.dropFirst(word.count + 1)) }
+            }
+            let stored = numbers("stored")
+            #expect(!stored.isEmpty, "\(lines)")
+            #expect(lines.contains("failed diskFull"), "\(lines.suffix(5))")
+            #expect(numbers("read") == stored, "reads go on")
+            #expect(lines.contains("refused diskFull"), "until there is space, nothing is written")
+            #expect(lines.suffix(2) == ["writable", "done"], "\(lines.suffix(5))")
+            let storage = try Storage.open(directory: path, engine: factory)
+            defer { storage.close() }
+            for number in stored {
+                let value = try #require(try storage.get(Array("\(number)".utf8)), "value \(number) was acknowledged")
+                #expect(value.count == 20 << 10 && value.allSatisfy { $0 == UInt8(truncatingIfNeeded: number) })
+            }
+            #expect(try storage.get(Array("1000".utf8)) == [1], "what was written after the recovery")
         }
     }
 

@@ -5,36 +5,45 @@ import Testing
 package enum LegacyModels {
     package static func importing(_ factory: StorageEngineFactory, named expectedEngine: String) async throws {
         try await withTemporaryDirectory { directory in
-            // mwDB's keys are raw: the first byte of an engine key is theirs.
             let database = directory + "/model/data"
-            try FileDescriptor.makeDirectories(database)
-            let engine = try factory.open(database, EngineOptions())
-            for (key, value) in [(Array("\u{0}x;A;B".utf8), "chunk"), ([3, 59], ""), (Array("prefix".utf8), "12")] {
-                var batch = WriteBatch()
-                let keyspace = try #require(key.first.map(Keyspace.init(rawPrefix:)))
-                try batch.put(in: keyspace, Array(key.dropFirst()), Array(value.utf8))
-                try engine.apply(batch, sync: true)
-            }
-            engine.close()
+            try make(factory, in: directory + "/model")
             let before = try listing(database)
             do {
                 let model = try LegacyModel(directory: directory + "/model", engines: [factory], scratchParent: directory)
                 #expect(model.engineName == expectedEngine)
-                #expect(model.nextPrefix == 12)
+                #expect(model.nextPrefix == nextPrefix)
                 let storage = try Storage.open(directory: directory + "/new", engine: .memory())
                 defer { storage.close() }
-                let summary = try await storage.importModel(model)
-                #expect(summary == .init(entryCount: 2, byteCount: 13, nextPrefix: 12))
+                let summary = try await storage.importAll(from: .model(model))
+                #expect(summary == ImportSummary(entryCount: 2, byteCount: 13, nextPrefix: nextPrefix))
                 #expect(try storage.get(Array("\u{0}x;A;B".utf8)) == Array("chunk".utf8))
                 #expect(try storage.get([3, 59]) == [])
                 #expect(try storage.get(Array("prefix".utf8)) == nil)
-                #expect(try await storage.allocatePrefix() == 12)
+                #expect(try await storage.allocatePrefix() == nextPrefix)
             }
             #expect(try listing(database) == before, "the old directory is as it was")
             #expect(try FileDescriptor.names(in: directory).sorted() == ["model", "new"], "nothing temporary is left")
             #expect(throws: StorageError(.notAStore, subject: "", found: "")) {
                 try LegacyModel(directory: directory + "/new", engines: [factory], scratchParent: directory)
             }
+        }
+    }
+
+    /// The first prefix that no client of the model had.
+    package static let nextPrefix: UInt32 = 12
+
+    /// Makes the storage path of a mwDB that held two entries: `chunk` under NUL and `x;A;B`, and nothing under 03 and `;`.
+    package static func make(_ factory: StorageEngineFactory, in directory: String) throws {
+        let database = directory + "/data"
+        try FileDescriptor.makeDirectories(database)
+        let engine = try factory.open(database, EngineOptions())
+        defer { engine.close() }
+        // mwDB's keys are raw: the first byte of an engine key is theirs.
+        for (key, value) in [(Array("\u{0}x;A;B".utf8), "chunk"), ([3, 59], ""), (LegacyModel.prefixKey, "\(nextPrefix)")] {
+            var batch = WriteBatch()
+            let keyspace = try #require(key.first.map(Keyspace.init(rawPrefix:)))
+            try batch.put(in: keyspace, Array(key.dropFirst()), Array(value.utf8))
+            try engine.apply(batch, sync: true)
         }
     }
 

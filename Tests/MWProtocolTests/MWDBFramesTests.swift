@@ -83,7 +83,10 @@ import Testing
         #expect(self.written { MWDBReply.writeOutcome(.put, isDone: true, id: id, to: &$0) } == self.bytes("\u{1}#\u{3}G"))
         #expect(try MWDBReply(message: self.bytes("\u{1}#\u{3}G")) == .put(isDone: true, id: id))
 
-        let reload = self.written { MWDBReply.writeForceReload(pairs, to: &$0) }
+        let reload = self.written {
+            $0.writeImmutableBuffer(pairs.bytes)
+            MWDBReply.writeForceReloadTrailer(to: &$0)
+        }
         #expect(reload == self.bytes("k1#v1#k2#v2#\u{5}"))
         #expect(try MWDBReply(message: reload) == .forceReload(pairs))
     }

@@ -97,7 +97,7 @@ import Testing
             #expect(stream.count > 2, "an export comes in pieces")
             try await withStore { target, _ in
                 var pieces = stream.makeIterator()
-                let summary = try await target.importStream(named: "test") { pieces.next() }
+                let summary = try await target.importAll(from: .stream(name: "test") { pieces.next() })
                 #expect(summary.entryCount == 3000)
                 #expect(summary.nextPrefix == 5)
                 #expect(try await target.allocatePrefix() == 5)
@@ -108,7 +108,7 @@ import Testing
             try await withStore { target, _ in
                 var pieces = stream.dropLast().makeIterator()
                 await #expect(throws: StorageError(.streamTruncated, subject: "", found: "")) {
-                    try await target.importStream(named: "test") { pieces.next() }
+                    try await target.importAll(from: .stream(name: "test") { pieces.next() })
                 }
             }
         }

@@ -10,15 +10,14 @@ import Testing
     private typealias Tail = RecordingTail
 
     private func serve(
-        _ material: TLSMaterial, on group: any EventLoopGroup, policy: TLSPolicy, gates: HandshakeGates? = nil
+        _ material: TLSMaterial, on group: any EventLoopGroup, policy: TLSPolicy, gate: NIOLoopBound<HandshakeGate>? = nil
     ) async throws -> any Channel {
         let context = try TLSContext(server: material, policy: policy)
         return try await ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1_024)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    let gate = gates?.gate(of: channel.eventLoop)
-                    try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context, gate: gate), EchoTail()])
+                    try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context, gate: gate?.value), EchoTail()])
                 }
             }
             .bind(host: "127.0.0.1", port: 0).get()
@@ -65,7 +64,10 @@ import Testing
         let group = MultiThreadedEventLoopGroup.singleton
         let pair = try TestAuthority().materialPair()
         let deadline = TLSPolicy(handshakeTimeout: .seconds(20))
-        let server = try await serve(pair.server, on: group, policy: deadline, gates: try HandshakeGates(group: group))
+        // One loop, and so one gate, for all of them.
+        let loop = group.next()
+        let gate = try await loop.submit { NIOLoopBound(HandshakeGate(eventLoop: loop), eventLoop: loop) }.get()
+        let server = try await serve(pair.server, on: loop, policy: deadline, gate: gate)
         let address = try #require(server.localAddress)
         let context = try TLSContext(
             client: pair.client, verification: .name(.ip("127.0.0.1")), policy: TLSPolicy(handshakeTimeout: .seconds(60)))

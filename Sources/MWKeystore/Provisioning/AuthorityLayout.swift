@@ -120,7 +120,7 @@ package struct AuthorityLayout: Sendable {
                 expected: "until \(authority.leaf.notAfter)", found: "\(builder.notAfter)", remedy: "ask for fewer days")
         }
         let identity = try builder.identity(key: PrivateKey.generate(options.keyAlgorithm), issuer: authority)
-        let passphraseText = SecretBytes(Array(Self.hexadecimal(try OpenSSL.randomBytes(Self.passphraseBytes)).utf8))
+        let passphraseText = SecretBytes(Array(Hex.encode(try OpenSSL.randomBytes(Self.passphraseBytes)).utf8))
         let passphrase = Passphrase(secret: passphraseText)
         let keystore = try Keystore(entries: [Keystore.Entry(alias: name, identity: identity)])
         let truststore = try Keystore(entries: [Keystore.Entry(alias: Self.alias, trusted: authority.leaf)])
@@ -163,9 +163,5 @@ package struct AuthorityLayout: Sendable {
         for file in files where !names.insert(file.name.lowercased()).inserted {
             throw KeystoreError(.invalidRequest, subject: file.name, "two clients would have the same files")
         }
-    }
-
-    private static func hexadecimal(_ bytes: [UInt8]) -> String {
-        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
     }
 }

@@ -31,7 +31,7 @@ enum RevokedSerialNumbers {
 
     /// Lower-case hex without leading zeros, as `Certificate.serialNumber`.
     private static func hexadecimal(_ bytes: ArraySlice<UInt8>) -> String {
-        let digits = bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined().drop { $0 == "0" }
+        let digits = Hex.encode(bytes).drop { $0 == "0" }
         return digits.isEmpty ? "0" : String(digits)
     }
 

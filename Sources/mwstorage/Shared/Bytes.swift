@@ -1,4 +1,5 @@
 import ArgumentParser
+import MWPKI
 
 /// Keys and values on the command line and in output: bytes that are shown as text where they are text.
 ///
@@ -32,36 +33,15 @@ enum Bytes {
             if byte >= 0x20, byte < 0x7F {
                 text.unicodeScalars.append(Unicode.Scalar(byte))
             } else {
-                text += "\\x" + hex([byte])
+                text += "\\x" + Hex.encode([byte])
             }
         }
         return bytes.count > longest ? text + "… (\(bytes.count) bytes)" : text
     }
 
-    static func hex(_ bytes: [UInt8]) -> String {
-        let digits = Array("0123456789abcdef".utf8)
-        var text: [UInt8] = []
-        text.reserveCapacity(bytes.count * 2)
-        for byte in bytes {
-            text.append(digits[Int(byte >> 4)])
-            text.append(digits[Int(byte & 15)])
-        }
-        return String(decoding: text, as: UTF8.self)
-    }
-
+    /// Pairs of digits; colons, spaces and line feeds may be between them.
     static func bytes(hex text: String) -> [UInt8]? {
-        var bytes: [UInt8] = []
-        var high: UInt8?
-        for character in text where character != ":" && character != " " && character != "\n" {
-            guard let digit = character.hexDigitValue, character.isASCII else { return nil }
-            if let first = high {
-                bytes.append(first << 4 | UInt8(digit))
-                high = nil
-            } else {
-                high = UInt8(digit)
-            }
-        }
-        return high == nil ? bytes : nil
+        Hex.decode(Substring(text.filter { $0 != ":" && $0 != " " && $0 != "\n" }))
     }
 
     private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
@@ -146,6 +126,6 @@ struct BytesOptions: ParsableArguments {
 
     /// How a value goes to standard output: as it is, or in the form asked for.
     func output(_ bytes: [UInt8]) -> [UInt8] {
-        isHex ? Array(Bytes.hex(bytes).utf8) : isBase64 ? Array(Bytes.base64(bytes).utf8) : bytes
+        isHex ? Array(Hex.encode(bytes).utf8) : isBase64 ? Array(Bytes.base64(bytes).utf8) : bytes
     }
 }

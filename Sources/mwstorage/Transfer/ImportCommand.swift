@@ -28,24 +28,23 @@ struct ImportCommand: AsyncParsableCommand, CommandWithOutput {
 
     func run() async throws {
         let settings = try await connection.configuration.settings(flags: connection.flags.merging(store.flags) { $1 })
-        let entries = try ImportSource(source ?? "-")
+        let reader = try ImportReader(source ?? "-")
+        defer { reader.end() }
         var summary: ImportSummary
         if dryRun {
-            summary = try await entries.forEachPage { _ in }
+            summary = try await reader.source.forEachPart { reader.update($1) }
         } else if store.data != nil {
             let storage = try store.open(settings, mustExist: false)
             defer { storage.close() }
-            summary = try await entries.forEachPage { page in
-                try await storage.write { (batch) throws(StorageError) in
-                    for entry in page { try batch.put(entry.key, entry.value) }
-                }
-            }
-            try await storage.reservePrefixes(below: summary.nextPrefix)
+            summary = try await storage.importAll(from: reader.source) { reader.update($0) }
         } else {
             let configuration = try connection.clientConfiguration(settings)
             let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .error)
             summary = try await withStorageClient(configuration, logger: logger) { client in
-                let summary = try await entries.forEachPage { page in try await client.put(page) }
+                let summary = try await reader.source.forEachPart { part, summary in
+                    if case .page(let page) = part { try await client.put(page) }
+                    reader.update(summary)
+                }
                 try await Self.reservePrefixes(below: summary.nextPrefix, client)
                 return summary
             }
@@ -56,13 +55,13 @@ struct ImportCommand: AsyncParsableCommand, CommandWithOutput {
     private func say(_ summary: ImportSummary) throws {
         if output.format?.isJSON == true {
             let members: [(String, JSONValue)] = [
-                ("entries", .integer(Int64(summary.entries))), ("bytes", .integer(Int64(summary.bytes))),
+                ("entries", .integer(Int64(summary.entryCount))), ("bytes", .integer(Int64(summary.byteCount))),
                 ("nextPrefix", .integer(Int64(summary.nextPrefix))), ("dryRun", .bool(dryRun)),
             ]
             try Output.line(JSONValue.object(members).text)
         } else {
             Output.note(
-                "\(dryRun ? "would import" : "imported") \(summary.entries) entries, \(ProgressLine.size(summary.bytes)); the next prefix is \(summary.nextPrefix) or later"
+                "\(dryRun ? "would import" : "imported") \(summary.entryCount) entries, \(ProgressLine.size(summary.byteCount)); the next prefix is \(summary.nextPrefix) or later"
             )
         }
     }
@@ -90,94 +89,44 @@ struct ImportCommand: AsyncParsableCommand, CommandWithOutput {
     }
 }
 
-/// What an import brought.
-struct ImportSummary: Sendable {
-    var entries: UInt64 = 0
-    var bytes = 0
-    var nextPrefix: UInt32 = 0
-}
+/// What the command's argument names, and how far it is read.
+private final class ImportReader {
+    let source: ImportSource
+    private var progress: ProgressLine
+    /// Of a stream.
+    private let position: Position?
 
-/// Where an import comes from, page by page.
-enum ImportSource {
-    case stream(String)
-    case model(LegacyModel)
+    private final class Position {
+        var bytes = 0
+    }
 
-    typealias Page = [(key: [UInt8], value: [UInt8])]
-
-    /// Bytes that are stored at once: a sync is then nothing beside writing them, and a message far from its limit.
-    private static let pageBytes = 1 << 20
-
+    /// - Parameter path: An export, `-` for one on standard input, or mwDB's storage directory.
     init(_ path: String) throws {
         guard path != "-", let directory = unsafe opendir(path) else {
-            // Before anything is made at the target.
-            if path != "-" { _ = try StreamFile(reading: path) }
-            self = .stream(path)
+            // Opened before anything is made at the target.
+            let file = try StreamFile(reading: path)
+            let position = Position()
+            self.position = position
+            progress = ProgressLine("importing", totalBytes: file.size)
+            source = .stream(name: file.name) {
+                let piece = try file.read()
+                position.bytes += piece?.count ?? 0
+                return piece
+            }
             return
         }
         unsafe closedir(directory)
         // Beside the model, so that its tables need not be copied; nothing in it is changed.
         let parent = path.split(separator: "/").dropLast().joined(separator: "/")
         let scratch = path.hasPrefix("/") ? "/" + parent : parent.isEmpty ? "." : parent
-        self = .model(try LegacyModel(directory: path, engines: [.rocksDB, .levelDB], scratchParent: scratch))
+        source = .model(try LegacyModel(directory: path, engines: [.rocksDB, .levelDB], scratchParent: scratch))
+        position = nil
+        progress = ProgressLine("importing")
     }
 
-    /// Calls `body` with each page, in order; what it stored before an error stays stored.
-    func forEachPage(_ body: (Page) async throws -> Void) async throws -> ImportSummary {
-        switch self {
-        case .stream(let path): try await forEachPage(ofStream: path, body)
-        case .model(let model): try await forEachPage(of: model, body)
-        }
+    func update(_ summary: ImportSummary) {
+        progress.update(bytes: position?.bytes ?? summary.byteCount, entries: summary.entryCount)
     }
 
-    private func forEachPage(ofStream path: String, _ body: (Page) async throws -> Void) async throws -> ImportSummary {
-        let file = try StreamFile(reading: path)
-        var progress = ProgressLine("importing", totalBytes: file.size)
-        defer { progress.end() }
-        var decoder = ExportDecoder(source: file.name)
-        var summary = ImportSummary()
-        var page: Page = []
-        var pageBytes = 0
-        var readBytes = 0
-        while let piece = try file.read() {
-            readBytes += piece.count
-            decoder.bytesReceived(piece)
-            while let record = try decoder.next() {
-                switch record {
-                case .entry(let key, let value):
-                    page.append((key, value))
-                    pageBytes += key.count + value.count
-                    summary.entries += 1
-                    guard pageBytes >= Self.pageBytes else { continue }
-                    try await body(page)
-                    summary.bytes += pageBytes
-                    page.removeAll(keepingCapacity: true)
-                    pageBytes = 0
-                case .nextPrefix(let next): summary.nextPrefix = next
-                case .end: break
-                }
-            }
-            progress.update(bytes: readBytes, entries: summary.entries)
-        }
-        try decoder.checkIsComplete()
-        if !page.isEmpty { try await body(page) }
-        summary.bytes += pageBytes
-        return summary
-    }
-
-    private func forEachPage(of model: LegacyModel, _ body: (Page) async throws -> Void) async throws -> ImportSummary {
-        var progress = ProgressLine("importing")
-        defer { progress.end() }
-        var summary = ImportSummary(nextPrefix: model.nextPrefix)
-        var rest = KeyRange.all
-        while true {
-            let page = try model.page(rest, bytes: Self.pageBytes)
-            guard let last = page.last else { return summary }
-            rest = rest.following(last.key, .forward)
-            let entries = page.filter { $0.key != LegacyModel.prefixKey }
-            if !entries.isEmpty { try await body(entries) }
-            summary.entries += UInt64(entries.count)
-            summary.bytes += entries.reduce(0) { $0 + $1.key.count + $1.value.count }
-            progress.update(bytes: summary.bytes, entries: summary.entries)
-        }
-    }
+    func end() { progress.end() }
 }
