@@ -84,6 +84,9 @@ public struct StorageClientConfiguration: Sendable {
         public var maximumBytes = 64 * 1024 * 1024
         /// FORCE_RELOAD notices that a slow reader of ``StorageClient/reloads`` may be behind.
         public var maximumReloads = 256
+        /// Bytes of the notices that a slow reader of ``StorageClient/reloads`` may be behind, their bookkeeping included; a notice beyond
+        /// it counts as missed. 32 MiB hold the largest message twice.
+        public var maximumReloadBytes = 32 * 1024 * 1024
         /// Connection events that a slow reader of ``StorageClient/events`` may be behind; the oldest are dropped.
         public var maximumEvents = 256
 
@@ -133,6 +136,7 @@ public struct StorageClientConfiguration: Sendable {
         try require((1...100_000).contains(self.limits.requestsInFlight), "limits.requestsInFlight", "is not within 1 to 100,000")
         try require(self.limits.maximumMessageBytes >= 128, "limits.maximumMessageBytes", "is below 128")
         try require(self.limits.unsentBytes > 0, "limits.unsentBytes", "must be above zero")
+        try require(self.queue.maximumReloadBytes > 0, "queue.maximumReloadBytes", "must be above zero")
         try require(self.queue.maximumCalls > 0 && self.queue.maximumBytes > 0, "queue", "must hold something")
     }
 

@@ -19,6 +19,8 @@ struct SessionState {
     var outboundCiphertext = ByteBuffer()
     /// The peer will send nothing more: an empty `inboundCiphertext` is then an end of file instead of a wait.
     var isInboundAtEnd = false
+    /// Kept up to date until the session is established.
+    var framing = RecordFraming()
 
     /// The last alert of each direction, close_notify excepted.
     var alertReceived: TLSAlert?
@@ -71,7 +73,9 @@ enum CiphertextBIO {
             if unsafe !state.pointee.isInboundAtEnd { unsafe mws_bio_set_retry_read(bio) }
             return 0
         }
+        let isHandshaking = unsafe !state.pointee.isEstablished
         unsafe state.pointee.inboundCiphertext.readWithUnsafeReadableBytes { bytes in
+            if isHandshaking { unsafe state.pointee.framing.take(UnsafeRawBufferPointer(rebasing: bytes[..<available])) }
             unsafe UnsafeMutableRawPointer(destination).copyMemory(from: bytes.baseAddress.unsafelyUnwrapped, byteCount: available)
             return available
         }

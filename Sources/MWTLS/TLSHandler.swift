@@ -20,7 +20,8 @@ package struct TLSHandshakeCompleted: Sendable {
 /// TLS for one channel: ciphertext `ByteBuffer`s towards the socket, plaintext `ByteBuffer`s towards the application.
 ///
 /// - All plaintext of one socket read arrives as one `ByteBuffer`, uniquely owned by who receives it.
-/// - All writes up to a flush leave as whole 16 KiB records in one socket write; a flush during a read burst waits for the burst's end.
+/// - All writes up to a flush leave as whole 16 KiB records in one socket write; a flush during a read burst waits for the burst's end, or
+///   until 256 KiB are to be sent: who writes much in a burst still meets an unwritable channel.
 /// - Any failure is one `errorCaught(TLSError)`; the alert is sent first and the channel closes by itself.
 /// - `close(mode: .all)` sends close_notify. Unflushed writes fail, as in any channel.
 package final class TLSHandler: ChannelDuplexHandler {
@@ -33,6 +34,9 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     /// Unflushed plaintext up to this size is gathered by copying; beyond, what is there is encrypted early.
     private static let maximumGatheredBytes = 64 * 1024
+    /// What a read burst's flushes may hold back, in bytes. Default 256 KiB, a socket's buffer: one write less gains nothing beyond it, and
+    /// only what reaches the channel makes it unwritable.
+    private static let maximumHeldBackBytes = 256 * 1024
     /// How much a closing connection reads and throws away before it stops waiting for the peer.
     private static let maximumDiscardedBytes = 1024 * 1024
 
@@ -274,8 +278,8 @@ package final class TLSHandler: ChannelDuplexHandler {
         case .idle, .handshaking:
             isFlushWanted = true
         case .open:
-            isFlushWanted = isInReadBurst
-            guard !isInReadBurst, encrypt(context) else { return }
+            isFlushWanted = isInReadBurst && session.outboundCiphertextBytes + unflushedPlaintext.readableBytes < Self.maximumHeldBackBytes
+            guard !isFlushWanted, encrypt(context) else { return }
             send(context, promise: takePromise())
         case .lingering, .closed:
             context.flush()

@@ -48,10 +48,7 @@ package import NIOCore
     package static let maximumRecordPlaintextBytes = 16 * 1024
     /// What a record adds at most: header 5, explicit nonce 8 (1.2) or content type 1 (1.3), tag 16.
     private static let maximumRecordOverheadBytes = 32
-    private static let recordHeaderBytes = 5
     private static let maximumRecordCiphertextBytes = maximumRecordPlaintextBytes + 256
-    /// change_cipher_spec, alert, handshake, application_data.
-    private static let recordTypes: ClosedRange<UInt8> = 20...23
     /// Renegotiation requests answered with no_renegotiation before we hang up.
     private static let maximumRenegotiations = 3
 
@@ -104,17 +101,24 @@ package import NIOCore
 
     /// Whether OpenSSL could get on with the unread ciphertext: a whole record lies there, or something that never becomes one.
     package var hasWholeRecord: Bool {
-        // RFC 8446 §5.1: type 1, legacy version 2, length 2, at most 2^14 + 256 bytes follow.
         let bytes = unsafe state.pointee.inboundCiphertext
-        let start = bytes.readerIndex
-        guard let type = bytes.getInteger(at: start, as: UInt8.self), Self.recordTypes.contains(type) else {
-            return bytes.readableBytes > 0
+        guard bytes.readableBytes > 0 else { return false }
+        // After a whole record OpenSSL takes what there is of the next one, too.
+        switch unsafe state.pointee.framing.position {
+        case .insideRecord(let bytesLeft): return bytes.readableBytes >= bytesLeft
+        case .insideHeader, .unknown: return true
+        case .boundary: break
         }
-        guard let length = bytes.getInteger(at: start + 3, as: UInt16.self) else { return false }
-        return Int(length) > Self.maximumRecordCiphertextBytes || bytes.readableBytes >= Self.recordHeaderBytes + Int(length)
+        let start = bytes.readerIndex
+        guard let type = bytes.getInteger(at: start, as: UInt8.self), RecordFraming.recordTypes.contains(type) else { return true }
+        guard let length = bytes.getInteger(at: start + RecordFraming.lengthOffset, as: UInt16.self) else { return false }
+        return Int(length) > Self.maximumRecordCiphertextBytes || bytes.readableBytes >= RecordFraming.headerBytes + Int(length)
     }
 
-    package var hasOutboundCiphertext: Bool { unsafe state.pointee.outboundCiphertext.readableBytes > 0 }
+    package var hasOutboundCiphertext: Bool { outboundCiphertextBytes > 0 }
+
+    /// What waits to be sent.
+    package var outboundCiphertextBytes: Int { unsafe state.pointee.outboundCiphertext.readableBytes }
 
     /// Everything that waits to be sent, to be sent in one write.
     package mutating func takeOutboundCiphertext() -> ByteBuffer {

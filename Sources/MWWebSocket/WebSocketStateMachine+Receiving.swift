@@ -140,6 +140,8 @@ extension WebSocketStateMachine {
 
     /// Moves what is here of a frame that is not whole, so that it is checked at once and its first buffer can go.
     private mutating func takePartialPayload(of header: FrameHeader) throws(WebSocketError) {
+        // A header alone costs nothing: a peer may say no more for long.
+        guard input.readableBytes > 0 else { return releaseInput() }
         if remainingBytes == header.payloadBytes {
             message.bytes.reserveCapacity(minimumWritableBytes: min(remainingBytes, Self.maximumEagerBytes))
         }

@@ -119,6 +119,23 @@ import Testing
         #expect(table.nextToSend()?.request == RequestID(1))
     }
 
+    @Test("a connection is stuck when all that fits in flight is past its deadline, until an answer comes")
+    func stuck() {
+        var table = self.table(inFlight: 2)
+        let soon = self.start + .milliseconds(5)
+        _ = table.submitted(CallID(1), effect: .once, bytes: 1, deadline: soon, now: self.start)
+        _ = self.submit(2, to: &table)
+        #expect(self.sendAll(&table) == [1, 2])
+        // Cancelled is not late: the server may be about to answer.
+        _ = table.cancelled(CallID(2))
+        _ = table.deadlinesReached(now: soon)
+        let (isStuckSoon, isStuckLater) = (table.isStuck(now: soon), table.isStuck(now: self.later))
+        #expect(!isStuckSoon && isStuckLater)
+        #expect(table.answered(RequestID(0)) == .drop)
+        let isStuckAfterAnswer = table.isStuck(now: self.later)
+        #expect(!isStuckAfterAnswer)
+    }
+
     @Test("an abandoned call is not sent again")
     func abandonedIsNotResent() {
         var table = self.table()

@@ -30,6 +30,8 @@ final class FakeServer: Sendable {
     /// What becomes of a connection before it is a WebSocket.
     enum Opening: Sendable {
         case upgrade
+        /// The same, and a FORCE_RELOAD with these data in the same write.
+        case upgradeWithReload(String)
         /// Answers the opening handshake with these bytes, then closes.
         case answer(String)
         /// Closes TCP at once.
@@ -161,10 +163,12 @@ final class FakeConnection: Sendable {
     }
 
     func forceReload(_ data: String) {
-        self.reply { buffer in
-            buffer.writeString(data)
-            buffer.writeBytes([UInt8(ascii: "#"), 5])
-        }
+        self.reply { Self.writeReload(data, to: &$0) }
+    }
+
+    fileprivate static func writeReload(_ data: String, to buffer: inout ByteBuffer) {
+        buffer.writeString(data)
+        buffer.writeBytes([UInt8(ascii: "#"), 5])
     }
 
     func close(_ code: CloseCode) { self.channel.eventLoop.execute { self.handler.value.close(code) } }
@@ -249,14 +253,18 @@ private final class FakeServerHandler: ChannelInboundHandler {
 
     private func open(_ context: ChannelHandlerContext) {
         switch self.opening {
-        case .upgrade, .cutBeforeTLS:
+        case .upgrade, .upgradeWithReload, .cutBeforeTLS:
             let key = self.head.split(separator: "\r\n").first { $0.hasPrefix("Sec-WebSocket-Key: ") }?.dropFirst(19) ?? ""
             let accept = OpeningHandshake.accept(forKey: String(key))
             let answer =
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: \(accept)\r\n\r\n"
             let connection = FakeConnection(channel: context.channel, handler: self)
             self.connection = connection
-            self.write(ByteBuffer(string: answer))
+            var welcome = ByteBuffer(string: answer)
+            if case .upgradeWithReload(let data) = self.opening {
+                self.machine.writeMessage(.binary, to: &welcome) { FakeConnection.writeReload(data, to: &$0) }
+            }
+            self.write(welcome)
             self.server?.connections.put(connection)
         case .answer(let text):
             self.write(ByteBuffer(string: text))

@@ -133,6 +133,66 @@ import Testing
         try await server.stop()
     }
 
+    @Test("what a server sends right behind its 101 does not count as its answer to the opening handshake")
+    func muchBehindOpening() async throws {
+        let value = String(repeating: "v", count: 10_000)
+        let server = try await FakeServer.start([.upgradeWithReload("k#\(value)#")])
+        let configuration = try server.configuration { $0.limits.maximumOpeningHandshakeBytes = 1_024 }
+        let client = try StorageClient(configuration: configuration, logger: quiet)
+        let reloads = client.reloads
+        async let run: Void = client.run()
+        var iterator = reloads.makeAsyncIterator()
+        #expect(await iterator.next()?.changes.first?.value == bytes(value))
+        #expect(server.acceptedCount == 1)
+        await client.close()
+        try await run
+        try await server.stop()
+    }
+
+    @Test("reloads that nobody reads are bounded in bytes, and those missed are counted")
+    func reloadBytes() async throws {
+        let server = try await FakeServer.start()
+        let configuration = try server.configuration { $0.queue.maximumReloadBytes = 2_500 }
+        try await withClient(configuration) { client in
+            let reloads = client.reloads
+            let connection = try #require(await server.connections.next())
+            let value = String(repeating: "v", count: 1_000)
+            func send(_ keys: [String]) async throws {
+                for key in keys { connection.forceReload("\(key)#\(value)#") }
+                // What came before an answer has come.
+                async let prefix = client.allocatePrefix()
+                connection.reply(prefix: 1, to: try #require(await connection.requests.next()))
+                _ = try await prefix
+            }
+            try await send(["a", "b", "c", "d"])
+            #expect(client.counters.reloads == 4 && client.counters.reloadsDropped == 2)
+            var iterator = reloads.makeAsyncIterator()
+            #expect(await iterator.next()?.changes.first?.key == bytes("a"))
+            #expect(await iterator.next()?.changes.first?.key == bytes("b"))
+            try await send(["e"])
+            let next = await iterator.next()
+            #expect(next?.changes.first?.key == bytes("e") && next?.missedBefore == 2)
+        }
+        try await server.stop()
+    }
+
+    @Test("a server that answers nothing loses the connection, and the next one serves")
+    func unresponsive() async throws {
+        let server = try await FakeServer.start()
+        let configuration = try server.configuration { $0.limits.requestsInFlight = 1 }
+        try await withClient(configuration) { client in
+            let first = try #require(await server.connections.next())
+            async let error = failure { try await client.put([(key: bytes("k"), value: bytes("v"))], timeout: .milliseconds(300)) }
+            _ = await first.requests.next()
+            #expect(await error?.code == .deadlineExceeded)
+            async let prefix = client.allocatePrefix()
+            let second = try #require(await server.connections.next())
+            second.reply(prefix: 7, to: try #require(await second.requests.next()))
+            #expect(try await prefix == 7)
+        }
+        try await server.stop()
+    }
+
     @Test("several hundred KiB in one put, several MiB in one answer")
     func largeMessages() async throws {
         let server = try await FakeServer.start()

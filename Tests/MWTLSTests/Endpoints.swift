@@ -68,6 +68,10 @@ final class SessionEndpoint: Endpoint {
         }
     }
 
+    // `#expect` takes no parts of what cannot be copied.
+    var hasWholeRecord: Bool { session.hasWholeRecord }
+    var unreadCiphertextBytes: Int { session.unreadCiphertextBytes }
+
     func drain() -> ByteBuffer { session.takeOutboundCiphertext() }
 
     func write(_ text: String) throws { try session.write(ByteBuffer(string: text)) }

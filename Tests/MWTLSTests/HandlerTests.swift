@@ -48,6 +48,30 @@ import Testing
         #expect(wire.client.received == "answer;answer;answer;")
     }
 
+    @Test("Much that is flushed inside a read burst reaches the channel before its end, and the writer learns that it is too much")
+    func muchInBurst() throws {
+        let wire = try Wire(.tls13)
+        wire.run()
+        // An embedded channel's writability is its test's business; where a socket would become unwritable is where bytes arrive.
+        let piece = ByteBuffer(repeating: 7, count: 64 * 1024)
+        var arrived: [Bool] = []
+        wire.server.onRead = { context, _ in
+            for _ in 0..<8 {
+                context.writeAndFlush(NIOAny(piece), promise: nil)
+                arrived.append(wire.server.hasOutbound)
+            }
+        }
+        wire.client.channel.writeAndFlush(ByteBuffer(string: "question"), promise: nil)
+        let question = try #require(try wire.client.channel.readOutbound(as: ByteBuffer.self))
+        wire.server.channel.pipeline.fireChannelRead(question)
+        #expect(arrived == [false, false, false, true, true, true, true, true])
+        wire.server.channel.pipeline.fireChannelReadComplete()
+        wire.server.onRead = nil
+        wire.run()
+        #expect(wire.client.received.utf8.count == 8 * piece.readableBytes)
+        #expect(wire.client.errors.isEmpty)
+    }
+
     @Test("What is written and flushed during the handshake arrives after it", arguments: TLSPolicy.Version.allCases)
     func earlyWrite(version: TLSPolicy.Version) throws {
         let wire = try Wire(version)

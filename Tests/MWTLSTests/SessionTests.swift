@@ -29,6 +29,30 @@ import Testing
         #expect(client.text == "answer")
     }
 
+    @Test("The rest of a record that OpenSSL took a part of is not taken for a record of its own")
+    func restOfRecord() throws {
+        let pair = try TestAuthority().materialPair()
+        let client = SessionEndpoint(
+            try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(.tls13)))
+        let server = SessionEndpoint(try TLSContext(server: pair.server, policy: policy(.tls13)))
+        client.step()
+        server.feed(client.drain())
+        server.step()
+        // change_cipher_spec, and a record of 40 bytes cut in two. Its second half looks like a record of 0x3000 bytes.
+        let recordBytes: UInt8 = 40
+        server.feed(ByteBuffer(bytes: [0x14, 3, 3, 0, 1, 1] + [0x17, 3, 3, 0, recordBytes] + [UInt8](repeating: 9, count: 20)))
+        #expect(server.hasWholeRecord)
+        server.step()
+        #expect(server.error == nil && server.unreadCiphertextBytes == 0)
+        server.feed(ByteBuffer(bytes: [0x17, 3, 3, 0x30, 0] + [UInt8](repeating: 9, count: 14)))
+        #expect(!server.hasWholeRecord)
+        server.feed(ByteBuffer(bytes: [9]))
+        #expect(server.hasWholeRecord)
+        // It was no ciphertext of the client's; that is for OpenSSL to find.
+        server.step()
+        #expect(server.error != nil)
+    }
+
     @Test("A million bytes survive any cut", arguments: TLSPolicy.Version.allCases, [nil, 1_000, 16_384, 65_536])
     func manyBytes(version: TLSPolicy.Version, pieceBytes: Int?) throws {
         let (client, server) = try connected(version)

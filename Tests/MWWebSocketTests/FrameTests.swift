@@ -1,6 +1,7 @@
-import MWWebSocket
 import NIOCore
 import Testing
+
+@testable import MWWebSocket
 
 @Suite("Frames on the wire")
 struct FrameTests {
@@ -195,6 +196,20 @@ struct SliceTests {
         let event = machine.nextEvent(outbound: &outbound)
         #expect(event == .message(.text, ByteBuffer(string: "Hello")))
         #expect(Array(shared.readableBytesView) == bytes)
+    }
+
+    @Test("a frame whose header alone has come holds no memory, neither of its own nor the transport's")
+    func headerAlone() {
+        var machine = WebSocketStateMachine(role: .server)
+        var outbound = ByteBuffer()
+        let frame = TestFrame.binary(Array(repeating: 7, count: 100_000)).bytes(mask: [1, 2, 3, 4])
+        machine.bytesReceived(ByteBuffer(bytes: frame[..<14]))
+        let nothing = machine.nextEvent(outbound: &outbound)
+        let (held, input) = (machine.message.bytes.storageCapacity, machine.input.storageCapacity)
+        #expect(nothing == nil && held == 0 && input == 0)
+        machine.bytesReceived(ByteBuffer(bytes: frame[14...]))
+        let event = machine.nextEvent(outbound: &outbound)
+        #expect(event == .message(.binary, ByteBuffer(repeating: 7, count: 100_000)))
     }
 
     @Test("bytes may come before the events of earlier ones were taken")

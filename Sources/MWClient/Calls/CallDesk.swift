@@ -35,6 +35,9 @@ final class CallDesk {
     /// Nothing waits and nothing is with the server.
     var isIdle: Bool { self.table.isIdle }
 
+    /// Nothing more can be sent on the connection, as the server answers nothing.
+    var isStuck: Bool { self.table.isStuck(now: self.eventLoop.now) }
+
     /// Counts what is not about calls.
     func count(_ change: (inout ClientCounters) -> Void) { change(&self.counters) }
 

@@ -15,7 +15,8 @@ package import NIOCore
 // unanswered", on which the meaning of every error rests. It knows no bytes and no continuations: the shell keeps those under the call's id.
 //
 // An abandoned call (nobody waits any more) keeps its request id until the answer comes or the connection ends: given to another
-// request, the late answer would be taken for that one's.
+// request, the late answer would be taken for that one's. When such calls are all that fits in flight, the server answers nothing, and
+// the connection is to be given up.
 
 /// One call of the user's, for its whole life and over all connections. Unique in a client.
 package struct CallID: Hashable, Comparable, Sendable {
@@ -88,10 +89,16 @@ package struct CallTableStateMachine: ~Copyable {
         var request: RequestID?
     }
 
+    /// A request with the server; it outlives its call when that is abandoned.
+    private struct Sent {
+        let call: CallID
+        let deadline: NIODeadline
+    }
+
     private let limits: Limits
     private var budget: RetryBudget
     private var calls: [CallID: Call] = [:]
-    private var inFlight: [RequestID: CallID] = [:]
+    private var inFlight: [RequestID: Sent] = [:]
     /// Calls to send, first to last. May hold calls that ended: they are skipped, and swept before they outnumber the others.
     private var queue: Deque<CallID> = []
     private var nextRequest: Int32 = 0
@@ -109,6 +116,12 @@ package struct CallTableStateMachine: ~Copyable {
 
     /// Nothing waits and nothing is with the server.
     package var isIdle: Bool { self.calls.isEmpty }
+
+    /// The connection can carry nothing more: all that fits in flight is past its deadline, and nothing was answered since the last of it was
+    /// sent. Cancelled requests count from their deadline, too. Costs a walk over what is in flight.
+    package func isStuck(now: NIODeadline) -> Bool {
+        self.inFlight.count >= self.limits.maximumInFlight && self.inFlight.values.allSatisfy { $0.deadline <= now }
+    }
 
     /// The earliest deadline of all calls; costs a walk over them.
     package var earliestDeadline: NIODeadline? { self.calls.values.lazy.map(\.deadline).min() }
@@ -134,7 +147,7 @@ package struct CallTableStateMachine: ~Copyable {
             let request = self.takeRequestID()
             call.request = request
             self.calls[id] = call
-            self.inFlight[request] = id
+            self.inFlight[request] = Sent(call: id, deadline: call.deadline)
             self.leaveQueue(call)
             return (id, request)
         }
@@ -142,7 +155,7 @@ package struct CallTableStateMachine: ~Copyable {
     }
 
     package mutating func answered(_ request: RequestID) -> AnswerAction {
-        guard let id = self.inFlight.removeValue(forKey: request) else { return .unknownRequest }
+        guard let id = self.inFlight.removeValue(forKey: request)?.call else { return .unknownRequest }
         return self.calls.removeValue(forKey: id) == nil ? .drop : .complete(id)
     }
 
@@ -158,7 +171,7 @@ package struct CallTableStateMachine: ~Copyable {
     /// The connection is no more: what was repeatable goes to the head of the queue in its old order (over the queue's bounds if need be:
     /// it was admitted once), as far as the budget reaches; everything else that was sent fails.
     package mutating func connectionLost() -> (resent: Int, ended: [Ended]) {
-        let lost = self.inFlight.values.sorted()
+        let lost = self.inFlight.values.map(\.call).sorted()
         self.inFlight.removeAll(keepingCapacity: true)
         var again: [CallID] = []
         var ended: [Ended] = []

@@ -18,8 +18,8 @@ final class ClientEngine {
         let counters = Mutex(ClientCounters())
 
         init(queue: StorageClientConfiguration.Queue) {
-            self.events = Broadcast(.bufferingNewest(queue.maximumEvents))
-            self.reloads = Broadcast(.bufferingOldest(queue.maximumReloads))
+            self.events = .keepingNewest(queue.maximumEvents)
+            self.reloads = .keepingOldest(queue.maximumReloads, maximumBytes: queue.maximumReloadBytes)
         }
     }
 
@@ -70,7 +70,7 @@ final class ClientEngine {
             eventLoop: eventLoop)
         self.reconnection = ReconnectionStateMachine(
             endpointCount: configuration.endpoints.count, policy: ReconnectionPolicy(reconnection))
-        self.desk.onExpiry = { [weak self] in self?.callsEnded() }
+        self.desk.onExpiry = { [weak self] in self?.callsExpired() }
     }
 
     private var now: NIODeadline { self.eventLoop.now }
@@ -184,6 +184,11 @@ final class ClientEngine {
     private func callsEnded() {
         self.finishDrainIfIdle()
         self.deliverResults()
+    }
+
+    private func callsExpired() {
+        if case .running = self.phase, let session = self.session, self.desk.isStuck { session.giveUp(.unresponsive) }
+        self.callsEnded()
     }
 
     private func finishDrainIfIdle() {
@@ -302,12 +307,13 @@ extension ClientEngine: SessionDelegate {
     }
 
     private func reload(_ pairs: MWDBPairs) {
-        let changes = pairs.slices.map { pair in
-            Reload.Change(
-                key: Array(pair.key.readableBytesView),
-                value: pair.value.readableBytes == 0 ? nil : Array(pair.value.readableBytesView))
+        var changes: [Reload.Change]?
+        let dropped = self.shared.reloads.send(bytes: Reload.bytes(of: pairs)) { missed in
+            // Once, and only for somebody.
+            let copied = changes ?? Reload.changes(of: pairs)
+            changes = copied
+            return Reload(changes: copied, missedBefore: missed)
         }
-        let dropped = self.shared.reloads.send { Reload(changes: changes, missedBefore: $0) }
         self.desk.count { counters in
             counters.reloads += 1
             counters.reloadsDropped += dropped
@@ -336,6 +342,26 @@ extension ClientEngine: SessionDelegate {
 }
 
 // MARK: - Conversions
+
+extension Reload {
+    /// What a change takes beside its bytes: two arrays' headers and the places that refer to them.
+    private static let bytesPerChange = 96
+
+    /// The memory of a notice of `pairs`.
+    static func bytes(of pairs: MWDBPairs) -> Int {
+        var count = 0
+        unsafe pairs.forEach { _, _ in count += 1 }
+        return pairs.bytes.readableBytes + count * self.bytesPerChange
+    }
+
+    static func changes(of pairs: MWDBPairs) -> [Change] {
+        pairs.slices.map { pair in
+            Change(
+                key: Array(pair.key.readableBytesView),
+                value: pair.value.readableBytes == 0 ? nil : Array(pair.value.readableBytesView))
+        }
+    }
+}
 
 extension CallTableStateMachine.Limits {
     init(_ configuration: StorageClientConfiguration) {

@@ -26,6 +26,10 @@ struct ConnectionError: Error {
     static let cut = ConnectionError(
         .network, ClientError(.unreachable, subject: "server", what: "cut the connection", remedy: "see the server's log"))
 
+    /// As many requests as fit in flight were not answered before their deadlines.
+    static let unresponsive = ConnectionError(
+        .network, ClientError(.unreachable, subject: "server", what: "answers no request in time", remedy: "see the server's log and load"))
+
     static func timedOut(_ step: ConnectionFailure.Step, after timeout: Duration, _ subject: String) -> ConnectionError {
         let what =
             switch step {

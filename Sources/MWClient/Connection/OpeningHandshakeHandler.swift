@@ -221,17 +221,23 @@ private final class EarlyBytes: ChannelInboundHandler, RemovableChannelHandler {
     }
 }
 
-/// Ends a connection whose server answers the opening handshake with more than is allowed.
+/// Ends a connection whose peer says more in the opening handshake than is allowed.
+///
+/// The head counts, and what comes in later reads while there is no WebSocket. What follows the head in its read does not: behind a 101 these
+/// are frames, as many as the server likes.
 final class OpeningByteLimit: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias InboundOut = ByteBuffer
     private var remaining: Int
+    private var isHeadOver = false
+    private var isLineEmpty = true
+    private var hasLine = false
 
     init(maximumBytes: Int) { self.remaining = maximumBytes }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        self.remaining -= self.unwrapInboundIn(data).readableBytes
-        // What follows a 101 in the same read counts too: frames that early are few, or a later read.
+        let bytes = self.unwrapInboundIn(data)
+        self.remaining -= self.isHeadOver ? bytes.readableBytes : self.headBytes(in: bytes)
         guard self.remaining >= 0 else {
             context.fireErrorCaught(
                 ConnectionError(
@@ -240,5 +246,24 @@ final class OpeningByteLimit: ChannelInboundHandler, RemovableChannelHandler {
             return
         }
         context.fireChannelRead(data)
+    }
+
+    /// How many of `bytes` belong to the head, which an empty line ends (RFC 9112 §2.1); no more than one above what is allowed.
+    private func headBytes(in bytes: ByteBuffer) -> Int {
+        var count = 0
+        for byte in bytes.readableBytesView.prefix(self.remaining + 1) {
+            count += 1
+            switch byte {
+            case UInt8(ascii: "\n"):
+                self.isHeadOver = self.isLineEmpty && self.hasLine
+                if self.isHeadOver { return count }
+                self.isLineEmpty = true
+            case UInt8(ascii: "\r"): break
+            default:
+                self.isLineEmpty = false
+                self.hasLine = true
+            }
+        }
+        return count
     }
 }

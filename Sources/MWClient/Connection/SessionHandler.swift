@@ -79,6 +79,9 @@ final class SessionHandler: ChannelInboundHandler {
     /// Cuts the connection.
     func abort() { self.context?.close(promise: nil) }
 
+    /// Ends, as the connection is of no more use.
+    func giveUp(_ failure: ConnectionError) { self.end(failure) }
+
     // MARK: Receiving
 
     func handlerAdded(context: ChannelHandlerContext) {
