@@ -15,10 +15,10 @@ package enum DiskTrouble {
     /// What a skipped test says.
     package static let needsMount: Comment = "NOT TESTED: a full file system; mounting one needs root"
 
-    /// A file system of 24 MiB in memory.
+    /// A file system of 64 MiB in memory.
     private static func withSmallFileSystem(_ body: (String) async throws -> Void) async throws {
         try await withTemporaryDirectory { directory in
-            guard unsafe mount("tmpfs", directory, "tmpfs", 0, "size=24m") == 0 else {
+            guard unsafe mount("tmpfs", directory, "tmpfs", 0, "size=64m") == 0 else {
                 throw StorageError(errno: errno, subject: "mount")
             }
             defer { unsafe umount2(directory, CInt(MNT_DETACH)) }
@@ -34,9 +34,9 @@ package enum DiskTrouble {
             options.engine.writeBufferBytes = 1 << 20
             options.limits.firstRecoveryDelay = .milliseconds(1)
             options.limits.maximumRecoveryDelay = .milliseconds(20)
-            // Something to remove when the disk is full.
+            // Something to remove when the disk is full: more than a compaction of all that fits beside it needs.
             let ballast = try FileDescriptor(opening: directory + "/ballast", O_CREAT | O_WRONLY, mode: 0o600)
-            try ballast.allocate(bytes: 10 << 20, subject: "ballast")
+            try ballast.allocate(bytes: 40 << 20, subject: "ballast")
             ballast.close()
             let storage = try Storage.open(directory: directory + "/store", engine: factory, options: options)
             let watch = HealthWatch()

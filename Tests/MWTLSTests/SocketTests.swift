@@ -41,7 +41,10 @@ import Testing
                             let tail = Tail(request: ByteBuffer(repeating: 0x61, count: 8 << 20), failure: failure)
                             try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context), tail])
                         }
-                    }.connect(to: address).get()
+                    }.connect(to: address).flatMapErrorThrowing { error in
+                        failure.fail(error)
+                        throw error
+                    }.get()
                     let error = try await failure.futureResult.get()
                     try? await channel.closeFuture.get()
                     return error
