@@ -12,12 +12,59 @@ public struct TLSMaterial: Sendable {
     package func warnings(at time: Timestamp) -> [String] { identity.warnings(at: time) + trustStore.warnings(at: time) }
 }
 
+/// What a server needs. Its first certificate may still be on its way: then it has nothing to show yet, but knows whom it will accept.
+package enum ServerMaterial: Sendable {
+    case complete(TLSMaterial)
+    case awaitingIdentity(TrustStore)
+
+    package var identity: Identity? {
+        switch self {
+        case .complete(let material): material.identity
+        case .awaitingIdentity: nil
+        }
+    }
+
+    package var trustStore: TrustStore {
+        switch self {
+        case .complete(let material): material.trustStore
+        case .awaitingIdentity(let trustStore): trustStore
+        }
+    }
+
+    /// As `TLSMaterial.warnings(at:)`.
+    package func warnings(at time: Timestamp) -> [String] {
+        switch self {
+        case .complete(let material): material.warnings(at: time)
+        case .awaitingIdentity(let trustStore): trustStore.warnings(at: time)
+        }
+    }
+}
+
 /// Where `TLSMaterial` comes from. Loaded at the start and again on each reload; when a load fails, the material in use stays.
 public struct TLSMaterialSource: Sendable {
     /// Reads everything anew. Blocks for the reading and for checking the keys (RSA takes some tens of milliseconds): not on an event loop.
-    package let load: @Sendable () throws -> TLSMaterial
+    package let loadForServer: @Sendable () throws -> ServerMaterial
 
-    package init(load: @escaping @Sendable () throws -> TLSMaterial) { self.load = load }
+    package init(load: @escaping @Sendable () throws -> TLSMaterial) { loadForServer = { .complete(try load()) } }
+
+    private init(loadForServer: @escaping @Sendable () throws -> ServerMaterial) { self.loadForServer = loadForServer }
+
+    /// For a server whose certificate is being obtained: `load` says `awaitingIdentity` until there is one. Everything else that is wrong,
+    /// a damaged certificate too, it throws.
+    package static func obtained(_ load: @escaping @Sendable () throws -> ServerMaterial) -> TLSMaterialSource {
+        TLSMaterialSource(loadForServer: load)
+    }
+
+    /// As `loadForServer`, for who needs an identity now. Throws `PKIError` `certificateMissing` while there is none.
+    package func load() throws -> TLSMaterial {
+        switch try loadForServer() {
+        case .complete(let material): return material
+        case .awaitingIdentity:
+            throw PKIError(
+                .certificateMissing, subject: "identity", "its first certificate has not been issued yet",
+                remedy: "wait for it; the server's log says how its order goes")
+        }
+    }
 
     /// From PEM files.
     ///

@@ -101,6 +101,12 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             self.loop.counters.handshakes["completed", default: 0] += 1
             self.state = .awaitingHead(event.peer)
         }
+        if let event = event as? TLSChallengeAnswered {
+            // Without a peer there is nobody to be a principal; the TLS handler closes by itself.
+            self.loop.counters.handshakes["acme_challenge", default: 0] += 1
+            self.state = .done
+            self.log(context, "acme challenge answered", ["server_name": "\(event.serverName)"])
+        }
         context.fireUserInboundEventTriggered(event)
     }
 
@@ -211,6 +217,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     // MARK: Log
 
     private func logRefusedHandshake(_ context: ChannelHandlerContext, _ error: TLSError) {
+        if error.code == .identityAwaited { return self.logAwaitedIdentity(context, error) }
         var metadata: Logger.Metadata = ["check": "\(error.code)", "reason": "\(error)"]
         if let alert = error.alert { metadata["alert"] = "\(alert)" }
         if let certificate = error.certificate {
@@ -219,6 +226,17 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             metadata["fingerprint"] = "\(certificate.fingerprint)"
         }
         self.log(context, "tls handshake refused", metadata)
+    }
+
+    /// Every client that is there meets this, again and again: one line says it for all.
+    private func logAwaitedIdentity(_ context: ChannelHandlerContext, _ error: TLSError) {
+        guard let withheld = self.loop.awaitedIdentityLines.admit(at: .now()) else { return }
+        self.loop.logger.warning(
+            "tls handshakes are refused: there is no certificate yet",
+            metadata: [
+                "check": "\(error.code)", "reason": "\(error)", "address": "\(context.remoteAddress?.hostAndPort ?? "unknown")",
+                "more_since_last_line": "\(withheld)",
+            ])
     }
 
     private func log(_ context: ChannelHandlerContext, _ message: Logger.Message, _ metadata: Logger.Metadata) {

@@ -11,7 +11,7 @@ package struct SessionCounters: Sendable {
     package var connectionsOpened: UInt64 = 0
     /// By ``SessionEnd/Cause``.
     package var connectionsClosed: [SessionEnd.Cause: UInt64] = [:]
-    /// By outcome: `completed`, or the code of the TLS error.
+    /// By outcome: `completed`, `acme_challenge`, or the code of the TLS error.
     package var handshakes: [String: UInt64] = [:]
     /// By HTTP status.
     package var openingsRefused: [Int: UInt64] = [:]

@@ -21,6 +21,9 @@ package final class SessionLoop {
     package private(set) var sessions: [SessionHandler] = []
     package var factory: (any SessionFactory)?
 
+    /// Handshakes refused because the server has no certificate yet.
+    var awaitedIdentityLines = LogAllowance(interval: SessionLoop.awaitedIdentityLineInterval)
+
     private var openings: [OpeningHandler] = []
     private var unflushed: [SessionHandler] = []
     private var resumable: [SessionHandler] = []
@@ -39,6 +42,9 @@ package final class SessionLoop {
     /// Between two looks at the deadlines; a shorter deadline is looked at eight times.
     private static let tick: Duration = .milliseconds(500)
     private static let minimumTick: Duration = .milliseconds(5)
+
+    /// Default 1 min: often enough to be seen, and clients that reconnect each second do not fill a disk.
+    private static let awaitedIdentityLineInterval: Duration = .seconds(60)
 
     /// - Parameter number: Of `loopCount` loops; keeps connection ids apart without a lock.
     package init(

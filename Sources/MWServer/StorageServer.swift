@@ -17,6 +17,7 @@ public final class StorageServer: Service, Sendable {
     private let configuration: StorageServerConfiguration
     private let logger: Logger
     private let metrics = ServerMetrics()
+    private let challenges = PendingChallenges()
     private let state = Mutex(State.idle)
 
     private enum State {
@@ -126,13 +127,32 @@ public final class StorageServer: Service, Sendable {
             let context = try self.loadContext(for: running.addresses)
             running.sessions.use(context)
             self.metrics.reloaded(isDone: true)
-            self.logger.info("reloaded", metadata: Self.metadata(of: context.material))
+            self.logger.info("reloaded", metadata: Self.metadata(of: context))
         } catch {
             self.metrics.reloaded(isDone: false)
             self.logger.error("reload failed, the old set stays in use", metadata: ["reason": "\(error)"])
             throw error
         }
     }
+
+    // MARK: Its own certificate
+
+    /// Whether it has a certificate to show; without one it runs, answers ACME challenges, and refuses every client.
+    package var hasIdentity: Bool {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return false }
+        return running.sessions.currentContext.identity != nil
+    }
+
+    /// From now on a CA that validates `serverName` with tls-alpn-01 (RFC 8737) is shown `identity` on the addresses that clients use; in
+    /// any state, also before the start. Clients do not notice.
+    ///
+    /// - Parameter serverName: A DNS name, or an address in its reverse form (RFC 8738 §6).
+    package func presentChallenge(serverName: String, identity: Identity) {
+        self.challenges.present(serverName: serverName, identity: identity)
+    }
+
+    /// The end of ``presentChallenge(serverName:identity:)``.
+    package func removeChallenge(serverName: String) { self.challenges.remove(serverName: serverName) }
 
     /// The store, for whoever embeds the server. The public form of this belongs to the native protocol's issue.
     package var storage: Storage? {
@@ -152,7 +172,7 @@ public final class StorageServer: Service, Sendable {
             let (sessions, observation) = try await self.makeSessions(context, storage)
             do {
                 let addresses = try await sessions.listen(on: self.configuration.addresses)
-                self.logStarted(addresses, context.material, storage)
+                self.logStarted(addresses, context, storage)
                 return Running(storage: storage, sessions: sessions, observation: observation, addresses: addresses)
             } catch {
                 await Self.close(sessions, storage, observation)
@@ -196,26 +216,43 @@ public final class StorageServer: Service, Sendable {
     // MARK: Certificates
 
     private func loadContext(for addresses: [SocketAddress]) throws(ServerError) -> TLSContext {
-        let material: TLSMaterial
+        let material: ServerMaterial
         let context: TLSContext
         do {
-            material = try self.configuration.tls.load()
-            context = try TLSContext(server: material, policy: SessionServer.tlsPolicy(self.configuration.limits))
+            material = try self.configuration.tls.loadForServer()
+            context = try TLSContext(
+                server: material, challenges: self.challenges, policy: SessionServer.tlsPolicy(self.configuration.limits))
         } catch {
             throw ServerError(.materialRejected, "certificates", "the identity or trust store cannot be used", underlying: error)
         }
         try Self.check(material, at: .now(), for: addresses)
         for warning in material.warnings(at: .now()) { self.logger.warning("\(warning)") }
-        self.metrics.certificateLoaded(notAfter: material.identity.leaf.notAfter.secondsSince1970)
+        if let leaf = material.identity?.leaf { self.metrics.certificateLoaded(notAfter: leaf.notAfter.secondsSince1970) }
         return context
     }
 
     /// What no server should start with.
     package static func check(
-        _ material: TLSMaterial, at now: Timestamp, for addresses: [SocketAddress],
+        _ material: ServerMaterial, at now: Timestamp, for addresses: [SocketAddress],
         bundled: Set<PublicKeyPin> = BundledTestKeys.publicKeyPins
     ) throws(ServerError) {
-        let leaf = material.identity.leaf
+        if let leaf = material.identity?.leaf { try Self.checkDates(leaf, at: now) }
+        guard let exposed = addresses.first(where: { !$0.isLoopback }) else { return }
+        if let anchor = material.trustStore.anchors.first(where: { bundled.contains($0.certificate.publicKeyPin) }) {
+            throw ServerError(
+                .bundledTestKey, exposed.hostAndPort,
+                "the trust store has a bundled test certificate (sha256 \(anchor.certificate.sha256)), whose key everybody has",
+                remedy: "make your own with scripts/make-certs, or listen on localhost")
+        }
+        if let leaf = material.identity?.leaf, bundled.contains(leaf.publicKeyPin) {
+            throw ServerError(
+                .bundledTestKey, exposed.hostAndPort,
+                "the server's key is a bundled test key, which everybody has: it serves on loopback addresses only",
+                remedy: "make your own with scripts/make-certs, or listen on localhost")
+        }
+    }
+
+    private static func checkDates(_ leaf: Certificate, at now: Timestamp) throws(ServerError) {
         guard now <= leaf.notAfter else {
             throw ServerError(
                 .certificateExpired, leaf.subject, "our certificate ended at \(leaf.notAfter), it is \(now): every client would refuse us",
@@ -226,40 +263,34 @@ public final class StorageServer: Service, Sendable {
                 .certificateNotYetValid, leaf.subject, "our certificate begins at \(leaf.notBefore), the clock says \(now)",
                 remedy: "set the clock, if it is behind; otherwise wait, or use another certificate")
         }
-        guard let exposed = addresses.first(where: { !$0.isLoopback }) else { return }
-        if let anchor = material.trustStore.anchors.first(where: { bundled.contains($0.certificate.publicKeyPin) }) {
-            throw ServerError(
-                .bundledTestKey, exposed.hostAndPort,
-                "the trust store has a bundled test certificate (sha256 \(anchor.certificate.sha256)), whose key everybody has",
-                remedy: "make your own with scripts/make-certs, or listen on localhost")
-        }
-        if bundled.contains(leaf.publicKeyPin) {
-            throw ServerError(
-                .bundledTestKey, exposed.hostAndPort,
-                "the server's key is a bundled test key, which everybody has: it serves on loopback addresses only",
-                remedy: "make your own with scripts/make-certs, or listen on localhost")
-        }
     }
 
     // MARK: Log
 
-    private func logStarted(_ addresses: [SocketAddress], _ material: TLSMaterial, _ storage: Storage) {
-        var metadata = Self.metadata(of: material)
+    private func logStarted(_ addresses: [SocketAddress], _ tls: TLSContext, _ storage: Storage) {
+        var metadata = Self.metadata(of: tls)
         metadata["addresses"] = "\(addresses.map(\.hostAndPort).joined(separator: ", "))"
         metadata["engine"] = "\(storage.engineName)"
         metadata["data"] = "\(storage.directory)"
         metadata["durability"] = "\(self.configuration.durability.rawValue)"
         self.logger.info("listening", metadata: metadata)
+        if tls.identity == nil {
+            self.logger.warning(
+                "there is no certificate yet: ACME challenges are answered, every other handshake is refused until it is issued")
+        }
         // The access policy has its place in Principal.admit.
         self.logger.notice("no access policy: every member of the trust store has all rights")
     }
 
-    private static func metadata(of material: TLSMaterial) -> Logger.Metadata {
-        let leaf = material.identity.leaf
-        return [
-            "subject": "\(leaf.subject)", "fingerprint": "\(leaf.sha256)", "not_after": "\(leaf.notAfter)",
-            "trust_anchors": "\(material.trustStore.anchors.count)",
-            "revocation_lists": "\(material.trustStore.revocationLists.count)",
+    private static func metadata(of tls: TLSContext) -> Logger.Metadata {
+        var metadata: Logger.Metadata = [
+            "trust_anchors": "\(tls.trustStore.anchors.count)", "revocation_lists": "\(tls.trustStore.revocationLists.count)",
         ]
+        if let leaf = tls.identity?.leaf {
+            metadata["subject"] = "\(leaf.subject)"
+            metadata["fingerprint"] = "\(leaf.sha256)"
+            metadata["not_after"] = "\(leaf.notAfter)"
+        }
+        return metadata
     }
 }

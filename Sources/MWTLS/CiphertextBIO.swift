@@ -22,6 +22,8 @@ struct SessionState {
     /// Kept up to date until the session is established.
     var framing = RecordFraming()
 
+    /// What a server's ClientHello came to.
+    var hello = HelloKind.none
     /// The last alert of each direction, close_notify excepted.
     var alertReceived: TLSAlert?
     var alertSent: TLSAlert?

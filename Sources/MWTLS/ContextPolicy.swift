@@ -67,10 +67,9 @@ enum ContextPolicy {
         }
     }
 
-    /// Our identity, and what a server tells clients about it and about whom it trusts.
-    static func use(_ material: TLSMaterial, role: TLSContext.Role, in context: OpaquePointer) throws(TLSError) {
+    /// Our identity.
+    static func use(_ identity: Identity, in context: OpaquePointer) throws(TLSError) {
         ERR_clear_error()
-        let identity = material.identity
         let isUsed =
             unsafe identity.leaf.withUnsafeX509({ unsafe SSL_CTX_use_certificate(context, $0) }) == 1
             && identity.key.withUnsafeKey({ unsafe SSL_CTX_use_PrivateKey(context, $0) }) == 1
@@ -81,10 +80,6 @@ enum ContextPolicy {
                 throw rejected(certificate.subject, "OpenSSL cannot use this intermediate certificate")
             }
         }
-        try unsafe trust(material.trustStore, in: context)
-        guard role == .server else { return }
-        unsafe setSessionIDContext(material.trustStore, in: context)
-        unsafe nameAuthorities(material.trustStore, in: context)
     }
 
     private static func rejected(_ subject: String, _ what: String) -> TLSError {
@@ -93,7 +88,9 @@ enum ContextPolicy {
             underlying: OpenSSLErrors.drain().lines)
     }
 
-    private static func trust(_ trustStore: TrustStore, in context: OpaquePointer) throws(TLSError) {
+    /// Whom we trust, and what a server tells clients about that.
+    static func trust(_ trustStore: TrustStore, role: TLSContext.Role, in context: OpaquePointer) throws(TLSError) {
+        ERR_clear_error()
         guard !trustStore.anchors.isEmpty else {
             throw TLSError(.materialRejected, "trust store", "holds no certificate", remedy: "add the authorities or peers to accept")
         }
@@ -110,6 +107,9 @@ enum ContextPolicy {
             }
         }
         unsafe SSL_CTX_set1_cert_store(context, store)
+        guard role == .server else { return }
+        unsafe setSessionIDContext(trustStore, in: context)
+        unsafe nameAuthorities(trustStore, in: context)
     }
 
     /// Without it a client that tries to resume loses its connection with internal_error instead of getting a full handshake (tls.md finding 7).

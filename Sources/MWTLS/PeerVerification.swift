@@ -59,14 +59,15 @@ struct ChainRefusal {
 
 /// The rules of one context for its peers.
 final class PeerVerification: Sendable {
-    private let ownPin: PublicKeyPin
+    /// `nil` while a server waits for its first identity; no peer comes as far as this then.
+    private let ownPin: PublicKeyPin?
     private let pins: Set<CertificateFingerprint>?
     private let trustStore: TrustStore
     let expectedName: ServerName?
 
     /// `server` is how this context, a client's, judges servers; `nil` for a server's context.
-    init(own: Identity, trustStore: TrustStore, server: ServerVerification?) {
-        self.ownPin = own.leaf.publicKeyPin
+    init(own: Identity?, trustStore: TrustStore, server: ServerVerification?) {
+        self.ownPin = own?.leaf.publicKeyPin
         self.trustStore = trustStore
         switch server {
         case .pinned(let pins, _)?:

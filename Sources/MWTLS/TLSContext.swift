@@ -11,22 +11,39 @@ package import MWPKI
 
     package let role: Role
     package let policy: TLSPolicy
-    package let material: TLSMaterial
+    /// `nil` in a server's that waits for its first certificate: it answers ACME challenges, and refuses every other handshake.
+    package let identity: Identity?
+    package let trustStore: TrustStore
     /// How a client's context judges servers; `nil` in a server's.
     package let serverVerification: ServerVerification?
     /// Whether the OpenSSL in use offers a post-quantum key exchange (3.5 and later do).
     package let offersPostQuantumKeyExchange: Bool
     let peerVerification: PeerVerification
+    private let helloJudgement: HelloJudgement?
 
     // Safety: OpenSSL allows concurrent SSL_new on an SSL_CTX that nobody changes, and nobody does after init.
     nonisolated(unsafe) let pointer: OpaquePointer
 
     /// The context of a listener. Clients must present a certificate that `material`'s trust store accepts for clientAuth.
     ///
+    /// - Parameter material: With an identity, or still awaiting one.
+    /// - Parameter challenges: What ACME validations are shown; the context that follows gets the same.
+    ///
     /// Throws `TLSError` `materialRejected` when OpenSSL cannot use the identity or the trust store, `policyRejected` when it cannot keep
     /// the policy.
-    package convenience init(server material: TLSMaterial, policy: TLSPolicy = TLSPolicy()) throws(TLSError) {
-        try self.init(role: .server, material: material, verification: nil, policy: policy)
+    package convenience init(
+        server material: ServerMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy()
+    ) throws(TLSError) {
+        let hellos = HelloJudgement(challenges: challenges, hasIdentity: material.identity != nil)
+        try self.init(
+            role: .server, identity: material.identity, trustStore: material.trustStore, verification: nil, hellos: hellos, policy: policy)
+    }
+
+    /// The same, with an identity.
+    package convenience init(
+        server material: TLSMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy()
+    ) throws(TLSError) {
+        try self.init(server: .complete(material), challenges: challenges, policy: policy)
     }
 
     /// The context of a client that presents `material`'s identity and accepts servers as `verification` says. Throws as `init(server:)`.
@@ -36,10 +53,15 @@ package import MWPKI
         if case .pinned(let pins, _) = verification, pins.isEmpty {
             throw TLSError(.policyRejected, "server verification", "no certificate is pinned", remedy: "pin one, or verify by name")
         }
-        try self.init(role: .client, material: material, verification: verification, policy: policy)
+        try self.init(
+            role: .client, identity: material.identity, trustStore: material.trustStore, verification: verification, hellos: nil,
+            policy: policy)
     }
 
-    private init(role: Role, material: TLSMaterial, verification: ServerVerification?, policy: TLSPolicy) throws(TLSError) {
+    private init(
+        role: Role, identity: Identity?, trustStore: TrustStore, verification: ServerVerification?, hellos: HelloJudgement?,
+        policy: TLSPolicy
+    ) throws(TLSError) {
         ContextPolicy.initializeLibrary()
         ERR_clear_error()
         guard let context = unsafe SSL_CTX_new(role == .server ? TLS_server_method() : TLS_client_method()) else {
@@ -48,9 +70,11 @@ package import MWPKI
         unsafe self.pointer = unsafe context
         self.role = role
         self.policy = policy
-        self.material = material
+        self.identity = identity
+        self.trustStore = trustStore
+        self.helloJudgement = hellos
         self.serverVerification = verification
-        self.peerVerification = PeerVerification(own: material.identity, trustStore: material.trustStore, server: verification)
+        self.peerVerification = PeerVerification(own: identity, trustStore: trustStore, server: verification)
         // From here on `deinit` runs when something throws: every stored property but one has its value, so give that one its value first.
         do {
             self.offersPostQuantumKeyExchange = try unsafe ContextPolicy.apply(policy, to: context)
@@ -58,9 +82,11 @@ package import MWPKI
             unsafe SSL_CTX_free(context)
             throw error
         }
-        try unsafe ContextPolicy.use(material, role: role, in: context)
-        unsafe ContextPolicy.verify(policy, material.trustStore, verification, in: context)
+        if let identity { try unsafe ContextPolicy.use(identity, in: context) }
+        try unsafe ContextPolicy.trust(trustStore, role: role, in: context)
+        unsafe ContextPolicy.verify(policy, trustStore, verification, in: context)
         unsafe peerVerification.install(on: context)
+        unsafe hellos?.install(on: context)
         unsafe SSL_CTX_set_info_callback(context) { ssl, place, value in
             guard let ssl = unsafe ssl else { return }
             unsafe TLSSession.observe(ssl, place: place, value: value)

@@ -14,6 +14,8 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         // Our own material or policy.
         package static let materialRejected = Code("materialRejected")
         package static let policyRejected = Code("policyRejected")
+        /// A server without a certificate yet: it answers ACME challenges only.
+        package static let identityAwaited = Code("identityAwaited")
 
         // The peer's certificate, judged by us.
         package static let certificateRequired = Code("certificateRequired")
@@ -46,6 +48,9 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         package static let parametersNotShared = Code("parametersNotShared")
         package static let recordRejected = Code("recordRejected")
         package static let handshakeFailed = Code("handshakeFailed")
+        package static let helloChanged = Code("helloChanged")
+        package static let challengeNotAlone = Code("challengeNotAlone")
+        package static let challengeNotPending = Code("challengeNotPending")
         package static let keyUpdateFlood = Code("keyUpdateFlood")
         package static let renegotiationFlood = Code("renegotiationFlood")
 
@@ -110,7 +115,7 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         switch code {
         case .alertReceived: alert?.isPermanent ?? false
         case .handshakeTimedOut, .handshakeQueueFull, .handshakeAbandoned, .truncated, .closed, .recordRejected, .keyUpdateFlood,
-            .renegotiationFlood, .tooMuchEarlyPlaintext, .handshakeFailed:
+            .renegotiationFlood, .tooMuchEarlyPlaintext, .handshakeFailed, .identityAwaited, .challengeNotPending:
             false
         default: true
         }

@@ -1,7 +1,8 @@
 // The one place where TLS meets a channel.
 //
 //   idle ──active──> handshaking ──TLSHandshakeCompleted──> open ──close, failure, the peer's close_notify──> lingering ──> closed
-//                        └───────────── failure: the alert leaves, errorCaught(TLSError) ─────────────────────────┘
+//                        ├───────────── failure: the alert leaves, errorCaught(TLSError) ─────────────────────────┤
+//                        └───────────── an ACME validation saw its certificate, TLSChallengeAnswered ─────────────┘
 //
 // lingering: our last record (alert or close_notify) is written and our half of the connection closed; what still arrives is thrown away
 // until the peer closes too, at most `TLSPolicy.lingerTimeout`. Closing at once with unread bytes would make the kernel send a reset,
@@ -15,6 +16,13 @@ package import NIOCore
 /// `errorCaught` with `TLSError.Code.alertReceived`. Count a client as connected only after the server's first answer.
 package struct TLSHandshakeCompleted: Sendable {
     package let peer: VerifiedPeer
+}
+
+/// Fired as a user inbound event once an ACME validation (RFC 8737) has seen the challenge's certificate. The connection closes by itself;
+/// nothing of it is ever read.
+package struct TLSChallengeAnswered: Sendable {
+    /// The name that is validated, or the reverse form of an address.
+    package let serverName: String
 }
 
 /// TLS for one channel: ciphertext `ByteBuffer`s towards the socket, plaintext `ByteBuffer`s towards the application.
@@ -222,6 +230,9 @@ package final class TLSHandler: ChannelDuplexHandler {
             send(context, promise: nil)
         case .failed(let error):
             fail(context, error)
+        case .challengeAnswered(let serverName):
+            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+            context.fireUserInboundEventTriggered(TLSChallengeAnswered(serverName: serverName))
         case .established(let peer):
             state = .open
             deadline?.cancel()

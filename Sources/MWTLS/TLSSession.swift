@@ -3,9 +3,10 @@
 //              handshake()             read(into:) / write(_:)         close()
 //   handshaking ────────> established ─────────────────────────┬────────────> closing
 //        │                     │ the peer's close_notify       └─> peerClosed ─┘
-//        └──────────┬──────────┘
-//                   v
-//                failed: nothing more is read or written; an alert may wait in outboundCiphertext
+//        ├──────────┬──────────┘
+//        │          v
+//        │       failed: nothing more is read or written; an alert may wait in outboundCiphertext
+//        └─> challengeAnswered: a server's, to a CA that wanted to see a certificate; neither read nor written, close_notify waits
 //
 // Responsibilities: drive OpenSSL, tell what happened as a value, bound what a peer may make us do. After every call, also one that
 // failed, the owner sends `takeOutboundCiphertext()`: alerts leave that way too.
@@ -16,13 +17,15 @@ package import NIOCore
 
 /// One TLS connection, bytes in and bytes out. Use it from one thread at a time.
 @safe package struct TLSSession: ~Copyable {
-    package enum Phase: Sendable, Hashable { case handshaking, established, peerClosed, closing, failed }
+    package enum Phase: Sendable, Hashable { case handshaking, established, peerClosed, closing, challengeAnswered, failed }
 
     /// What `handshake()` came to.
     package enum HandshakeStatus {
         /// Send what is outbound and feed more ciphertext.
         case needsCiphertext
         case established(VerifiedPeer)
+        /// An ACME validation of `serverName` (RFC 8737) has seen its certificate. There is no peer, and nothing more to be said.
+        case challengeAnswered(serverName: String)
         case failed(TLSError)
     }
 
@@ -143,6 +146,12 @@ package import NIOCore
     }
 
     private mutating func establish() -> HandshakeStatus {
+        if case .challenge(let name) = unsafe state.pointee.hello {
+            phase = .challengeAnswered
+            _ = unsafe SSL_shutdown(ssl)
+            ERR_clear_error()
+            return .challengeAnswered(serverName: name)
+        }
         switch unsafe context.peerVerification.accept(ssl, state) {
         case .success(let peer):
             unsafe state.pointee.isEstablished = true
@@ -161,7 +170,7 @@ package import NIOCore
         switch phase {
         case .established, .closing: break
         case .peerClosed: return .closed
-        case .handshaking, .failed: return .failed(TLSError(.closed, "session", "reads only while it is established"))
+        case .handshaking, .challengeAnswered, .failed: return .failed(TLSError(.closed, "session", "reads only while it is established"))
         }
         // Enough for all of it: a record's plaintext is shorter than its ciphertext.
         plaintext.reserveCapacity(minimumWritableBytes: unreadCiphertextBytes + partialRecordBytes)
@@ -240,6 +249,11 @@ package import NIOCore
         let alertSent = unsafe state.pointee.alertSent
         if var error = unsafe state.pointee.refusal.map({ TLSError.refused($0, context.peerVerification.expectedName) }) {
             error.alert = alertSent
+            error.underlying = errors.lines
+            return error
+        }
+        if case .refused(let refusal) = unsafe state.pointee.hello {
+            var error = TLSError.refused(refusal)
             error.underlying = errors.lines
             return error
         }

@@ -214,10 +214,10 @@ import Testing
         let bundled: Set<PublicKeyPin> = [material.identity.leaf.publicKeyPin]
         let loopback = try ListenAddress(host: "localhost", port: 8443).resolved()
         let everywhere = try ListenAddress(host: "0.0.0.0", port: 8443).resolved()
-        try StorageServer.check(material, at: .now(), for: loopback, bundled: bundled)
-        try StorageServer.check(material, at: .now(), for: everywhere, bundled: [])
+        try StorageServer.check(.complete(material), at: .now(), for: loopback, bundled: bundled)
+        try StorageServer.check(.complete(material), at: .now(), for: everywhere, bundled: [])
         let error = try #require(throws: ServerError.self) {
-            try StorageServer.check(material, at: .now(), for: loopback + everywhere, bundled: bundled)
+            try StorageServer.check(.complete(material), at: .now(), for: loopback + everywhere, bundled: bundled)
         }
         #expect(error.code == .bundledTestKey)
         #expect("\(error)".contains("bundled test key"))

@@ -40,6 +40,7 @@ final class SessionEndpoint: Endpoint {
     private(set) var error: TLSError?
     private(set) var plaintext = ByteBuffer()
     private(set) var isClosedByPeer = false
+    private(set) var challengeAnswered: String?
 
     init(_ context: TLSContext) { session = TLSSession(context: context) }
 
@@ -59,8 +60,10 @@ final class SessionEndpoint: Endpoint {
                 self.error = error
                 return
             case .established(let peer): self.peer = peer
+            case .challengeAnswered(let serverName): self.challengeAnswered = serverName
             }
         }
+        guard session.phase != .challengeAnswered else { return }
         switch session.read(into: &plaintext) {
         case .needsCiphertext: break
         case .closed: isClosedByPeer = true
