@@ -27,6 +27,14 @@ package struct ProtocolError: Error, Sendable {
         package static let separatorInKey = Code("separatorInKey")
         /// A value with `#` cannot be said in mwDB's protocol.
         package static let separatorInValue = Code("separatorInValue")
+        /// A native frame that is not whole, or longer than its message.
+        package static let tornFrame = Code("tornFrame")
+        /// A native field that is not whole, or longer than its frame.
+        package static let tornField = Code("tornField")
+        /// A native field whose value is not of its kind.
+        package static let malformedField = Code("malformedField")
+        /// A native field that must be understood, and is not.
+        package static let unsupportedField = Code("unsupportedField")
     }
 
     /// A request that must be answered with its failure byte instead of closing the connection.

@@ -8,6 +8,7 @@ import NIOCore
 enum FuzzTarget: String, CaseIterable {
     case websocket
     case mwdb
+    case native
     case jks
     case pkcs12
 
@@ -16,6 +17,7 @@ enum FuzzTarget: String, CaseIterable {
         switch self {
         case .websocket: WebSocketFuzz.run(input)
         case .mwdb: MWDBFuzz.run(input)
+        case .native: NativeFuzz.run(input)
         case .jks: KeystoreFuzz.runJKS(input)
         case .pkcs12: KeystoreFuzz.runPKCS12(input)
         }
