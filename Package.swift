@@ -122,6 +122,10 @@ let package = Package(
         .target(
             name: "TestCertificates", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestCertificates",
             swiftSettings: settings),
+        // An ACME server as a value, with faults.
+        .target(
+            name: "FakeCA", dependencies: ["MWACME", "MWPKI", "TestCertificates", "COpenSSL"], path: "Tests/FakeCA",
+            swiftSettings: settings),
         // What every `StorageEngine` must do, and an in-memory engine with faults.
         .target(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
@@ -137,7 +141,7 @@ let package = Package(
         tests(of: "MWTLS", ["MWPKI", "TestCertificates", "COpenSSL", nioCore, nioEmbedded, nioPosix]),
         tests(of: "MWWebSocket", [nioCore]),
         tests(of: "MWProtocol", [nioCore]),
-        tests(of: "MWACME", ["MWPKI", "TestCertificates", "COpenSSL"]),
+        tests(of: "MWACME", ["MWPKI", "FakeCA", "TestCertificates", "COpenSSL"]),
         tests(of: "MWStorage", ["EngineContract"]),
         tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),

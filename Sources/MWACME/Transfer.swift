@@ -71,6 +71,14 @@ package struct HTTPResponse: Sendable, Hashable {
     }
 }
 
+/// Whoever has a network: one request to one response.
+///
+/// https only, redirects not followed, the CA's certificate always verified, no more than `maximumReplyBytes` of a body read.
+/// Throws `timeout` when `timeout` is over, whatever it was doing; cancelling the task ends the transfer.
+package protocol ACMETransfer: Sendable {
+    func send(_ request: HTTPRequest, timeout: Duration) async throws(TransferFailure) -> HTTPResponse
+}
+
 /// Why there is no response.
 package enum TransferFailure: Error, Hashable, Sendable {
     case timeout

@@ -1,4 +1,5 @@
 import COpenSSL
+import FakeCA
 import MWACME
 import MWPKI
 import Testing

@@ -1,3 +1,4 @@
+import FakeCA
 import MWACME
 import MWPKI
 import Testing

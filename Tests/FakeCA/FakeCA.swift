@@ -1,100 +1,100 @@
-import COpenSSL
-import MWACME
-import MWPKI
-import TestCertificates
+internal import COpenSSL
+package import MWACME
+package import MWPKI
+package import TestCertificates
 
 /// A CA as a value: it answers requests from memory, checks every signature by itself, and does wrong when told to.
-struct FakeCA {
-    enum Route: Hashable {
+package struct FakeCA {
+    package enum Route: Hashable {
         case directory, newNonce, newAccount, account, newOrder, order, authorization, challenge, finalize, certificate
         case revokeCert, keyChange, renewalInfo, unknown
     }
 
-    struct Account {
-        var number: Int
-        var jwk: [String: String]
-        var status = "valid"
-        var contacts: [String] = []
+    package struct Account {
+        package var number: Int
+        package var jwk: [String: String]
+        package var status = "valid"
+        package var contacts: [String] = []
     }
 
-    struct Authorization {
-        var identifier: Identifier
-        var status = "pending"
-        var polls = 0
-        var problem: JSONValue?
+    package struct Authorization {
+        package var identifier: Identifier
+        package var status = "pending"
+        package var polls = 0
+        package var problem: JSONValue?
     }
 
-    struct Order {
-        var account: Int
-        var identifiers: [Identifier]
-        var authorizations: [Int]
-        var status = "pending"
-        var polls = 0
-        var profile: String?
-        var replaces: String?
-        var error: JSONValue?
-        var chains: [[Certificate]] = []
+    package struct Order {
+        package var account: Int
+        package var identifiers: [Identifier]
+        package var authorizations: [Int]
+        package var status = "pending"
+        package var polls = 0
+        package var profile: String?
+        package var replaces: String?
+        package var error: JSONValue?
+        package var chains: [[Certificate]] = []
     }
 
-    enum Reply {
+    package enum Reply {
         case response(HTTPResponse)
         case failure(TransferFailure)
         /// What the CA does anyway, and then the reply is lost.
         case lost
     }
 
-    static let base = "https://ca.test"
-    let root: TestAuthority
-    let otherRoot: TestAuthority
-    let intermediate: TestAuthority
+    package static let base = "https://ca.test"
+    package let root: TestAuthority
+    package let otherRoot: TestAuthority
+    package let intermediate: TestAuthority
 
     // What it is like.
-    var badNoncePercent: UInt64 = 0
-    var noncesInReplies = true
-    var externalAccounts: [String: [UInt8]] = [:]
-    var termsOfService: String? = "https://ca.test/terms"
-    var profiles: [String] = []
-    var givesRenewalInfo = false
-    var challengeTypes = ["unheard-01", "http-01", "dns-01", "tls-alpn-01"]
-    var authorizationsAreValid = false
-    var validationPolls = 1
-    var processingPolls = 0
-    var readyPolls = 0
-    var retryAfter: String?
-    var refusedNames: [Identifier: String] = [:]
-    var change: (inout CertificateBuilder) -> Void = { _ in }
-    var changeChain: ([Certificate]) -> [Certificate] = { $0 }
+    package var badNoncePercent: UInt64 = 0
+    package var noncesInReplies = true
+    package var externalAccounts: [String: [UInt8]] = [:]
+    package var termsOfService: String? = "https://ca.test/terms"
+    package var profiles: [String] = []
+    package var givesRenewalInfo = false
+    package var challengeTypes = ["unheard-01", "http-01", "dns-01", "tls-alpn-01"]
+    package var authorizationsAreValid = false
+    package var validationPolls = 1
+    package var processingPolls = 0
+    package var readyPolls = 0
+    package var retryAfter: String?
+    package var refusedNames: [Identifier: String] = [:]
+    package var change: (inout CertificateBuilder) -> Void = { _ in }
+    package var changeChain: ([Certificate]) -> [Certificate] = { $0 }
     /// Called with the route, how often it was asked before, and the payload; nil is the usual reply.
-    var intercept: (Route, Int, JSONValue?) -> Reply? = { _, _, _ in nil }
+    package var intercept: (Route, Int, JSONValue?) -> Reply? = { _, _, _ in nil }
 
     // What it knows.
-    var accounts: [Account] = []
-    var orders: [Order] = []
-    var authorizations: [Authorization] = []
-    var revoked: [(certificate: [UInt8], reason: Int?)] = []
+    package var accounts: [Account] = []
+    package var orders: [Order] = []
+    package var authorizations: [Authorization] = []
+    package var revoked: [(certificate: [UInt8], reason: Int?)] = []
     /// The answers that are in place in the world it looks at.
-    var world: Set<ChallengeAnswer> = []
-    var counts: [Route: Int] = [:]
+    package var world: Set<ChallengeAnswer> = []
+    package var counts: [Route: Int] = [:]
     /// What the client did wrong; must stay empty.
-    var complaints: [String] = []
-    var seenBindings: [String] = []
-    var acceptLanguages: Set<String> = []
+    package var complaints: [String] = []
+    package var seenBindings: [String] = []
+    package var acceptLanguages: Set<String> = []
     private var nonces: Set<String> = []
     private var nextNonce = 0
     private var random: SplitMix64
 
-    init(seed: UInt64 = 1) throws {
+    package init(seed: UInt64 = 1) throws {
         root = try TestAuthority(name: "Fake Root")
         otherRoot = try TestAuthority(name: "Other Root")
         intermediate = try root.intermediate(name: "Fake Intermediate")
         random = SplitMix64(seed: seed)
     }
 
-    func count(_ route: Route) -> Int { counts[route] ?? 0 }
+    package func count(_ route: Route) -> Int { counts[route] ?? 0 }
 
     // MARK: - Answering
 
-    mutating func answer(_ request: HTTPRequest, at now: Timestamp) throws -> Result<HTTPResponse, TransferFailure> {
+    package mutating func answer(_ request: HTTPRequest, at now: Timestamp) throws -> Result<HTTPResponse, TransferFailure> {
         let (route, number) = FakeCA.route(request.url)
         let before = counts[route] ?? 0
         counts[route] = before + 1
@@ -139,7 +139,7 @@ struct FakeCA {
         }
     }
 
-    var directory: JSONValue {
+    package var directory: JSONValue {
         var members: [String: JSONValue] = [:]
         for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string("\(FakeCA.base)/\(name)") }
         if givesRenewalInfo { members["renewalInfo"] = .string("\(FakeCA.base)/renewalInfo") }
@@ -162,7 +162,7 @@ struct FakeCA {
         return (parts.first.flatMap { routes[$0] } ?? .unknown, number)
     }
 
-    mutating func makeNonce() -> String {
+    package mutating func makeNonce() -> String {
         nextNonce += 1
         let nonce = "nonce\(nextNonce)"
         nonces.insert(nonce)
@@ -173,21 +173,21 @@ struct FakeCA {
         if noncesInReplies { response.headers.append(.init("replay-nonce", makeNonce())) }
     }
 
-    mutating func reply(_ status: Int, _ json: JSONValue, _ headers: [HTTPRequest.Header] = []) -> HTTPResponse {
+    package mutating func reply(_ status: Int, _ json: JSONValue, _ headers: [HTTPRequest.Header] = []) -> HTTPResponse {
         var response = HTTPResponse(status: status, headers: headers, body: json.encoded)
         addNonce(to: &response)
         return response
     }
 
-    mutating func problem(_ status: Int, _ type: String, _ detail: String) -> HTTPResponse {
+    package mutating func problem(_ status: Int, _ type: String, _ detail: String) -> HTTPResponse {
         reply(status, FakeCA.problemJSON(type, detail))
     }
 
-    static func problemJSON(_ type: String, _ detail: String) -> JSONValue {
+    package static func problemJSON(_ type: String, _ detail: String) -> JSONValue {
         .object(["type": .string("urn:ietf:params:acme:error:\(type)"), "detail": .string(detail)])
     }
 
-    static func problemResponse(
+    package static func problemResponse(
         _ status: Int, _ type: String, _ detail: String = "as told", headers: [HTTPRequest.Header] = [], more: [String: JSONValue] = [:]
     ) -> Reply {
         var members = more

@@ -1,15 +1,15 @@
-import COpenSSL
-import MWACME
-import MWPKI
+internal import COpenSSL
+package import MWACME
+package import MWPKI
 
 /// A JWS as its receiver reads it: verified with OpenSSL from the numbers of the JWK alone.
-struct SignedMessage {
-    let header: JSONValue
-    let payload: JSONValue
-    let signature: [UInt8]
-    let signedText: String
+package struct SignedMessage {
+    package let header: JSONValue
+    package let payload: JSONValue
+    package let signature: [UInt8]
+    package let signedText: String
 
-    init?(_ body: [UInt8]) {
+    package init?(_ body: [UInt8]) {
         guard let json = try? JSONValue(parsing: body), let protected = json["protected"]?.string, let payload = json["payload"]?.string,
             let signature = json["signature"]?.string.flatMap({ Base64URL.decode($0) }),
             let header = Base64URL.decode(protected).flatMap({ try? JSONValue(parsing: $0) }),
@@ -22,9 +22,9 @@ struct SignedMessage {
         signedText = "\(protected).\(payload)"
     }
 
-    var jwk: [String: String]? { header["jwk"]?.jwk }
+    package var jwk: [String: String]? { header["jwk"]?.jwk }
 
-    func isSigned(by jwk: [String: String]) -> Bool {
+    package func isSigned(by jwk: [String: String]) -> Bool {
         guard let info = SignedMessage.publicKeyInfo(jwk), let algorithm = header["alg"]?.string else { return false }
         let digest = algorithm == "ES384" ? "SHA384" : "SHA256"
         let der: [UInt8]
@@ -41,7 +41,7 @@ struct SignedMessage {
         return SignedMessage.verify(der, of: Array(signedText.utf8), publicKeyInfo: info, digest: digest)
     }
 
-    static func verify(_ signature: [UInt8], of text: [UInt8], publicKeyInfo: [UInt8], digest: String) -> Bool {
+    package static func verify(_ signature: [UInt8], of text: [UInt8], publicKeyInfo: [UInt8], digest: String) -> Bool {
         unsafe publicKeyInfo.withUnsafeBufferPointer { bytes in
             var cursor = bytes.baseAddress
             guard let key = unsafe d2i_PUBKEY(nil, &cursor, bytes.count) else { return false }
@@ -54,7 +54,7 @@ struct SignedMessage {
     }
 
     /// RFC 5280 §4.1, from the numbers.
-    static func publicKeyInfo(_ jwk: [String: String]) -> [UInt8]? {
+    package static func publicKeyInfo(_ jwk: [String: String]) -> [UInt8]? {
         func number(_ name: String) -> [UInt8]? { jwk[name].flatMap { Base64URL.decode($0) } }
         func object(_ text: String) -> [UInt8] { (try? DER.objectIdentifier(text)) ?? [] }
         if let x = number("x"), let y = number("y") {
@@ -71,7 +71,7 @@ struct SignedMessage {
     }
 
     /// The public half of a PKCS#10 request's key; nil when the request does not parse or is not signed with it.
-    static func requestKey(_ der: [UInt8]) -> PrivateKey? {
+    package static func requestKey(_ der: [UInt8]) -> PrivateKey? {
         unsafe der.withUnsafeBufferPointer { bytes -> PrivateKey? in
             var cursor = bytes.baseAddress
             guard let request = unsafe d2i_X509_REQ(nil, &cursor, bytes.count) else { return nil }
@@ -85,7 +85,7 @@ struct SignedMessage {
         }
     }
 
-    static func certificate(_ certificate: Certificate, hasKey jwk: [String: String]) -> Bool {
+    package static func certificate(_ certificate: Certificate, hasKey jwk: [String: String]) -> Bool {
         guard let info = publicKeyInfo(jwk) else { return false }
         return PublicKeyPin(bytes: OpenSSL.sha256(info)) == certificate.publicKeyPin
     }

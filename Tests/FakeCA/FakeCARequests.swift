@@ -1,7 +1,7 @@
-import COpenSSL
-import MWACME
-import MWPKI
-import TestCertificates
+internal import COpenSSL
+internal import MWACME
+internal import MWPKI
+internal import TestCertificates
 
 // What the fake CA does with a signed request.
 extension FakeCA {
@@ -32,7 +32,7 @@ extension FakeCA {
         }
     }
 
-    static func url(_ kind: String, _ number: Int) -> String { "\(base)/\(kind)/\(number)" }
+    package static func url(_ kind: String, _ number: Int) -> String { "\(base)/\(kind)/\(number)" }
 
     // MARK: - Accounts
 
@@ -187,7 +187,7 @@ extension FakeCA {
         return .object(members)
     }
 
-    static func token(_ number: Int) -> String { "token-of_authorization\(number)" }
+    package static func token(_ number: Int) -> String { "token-of_authorization\(number)" }
 
     private mutating func validate(_ number: Int, _ url: String, _ account: Account) -> HTTPResponse {
         let type = url.split(separator: "/").last.map(String.init) ?? ""
@@ -248,7 +248,7 @@ extension Identifier {
 }
 
 extension [UInt8] {
-    func contains(subsequence other: [UInt8]) -> Bool {
+    package func contains(subsequence other: [UInt8]) -> Bool {
         guard count >= other.count else { return false }
         return (0...(count - other.count)).contains { self[$0..<$0 + other.count].elementsEqual(other) }
     }
