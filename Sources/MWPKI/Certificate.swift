@@ -100,6 +100,9 @@ internal import COpenSSL
     /// As text, `192.0.2.1` or `2001:db8::1`.
     package var ipAddresses: [String] { contents.alternativeNames.addresses }
 
+    /// Every subject alternative name: URIs, then DNS names, e-mail and IP addresses.
+    package var names: [String] { uriNames + dnsNames + emailAddresses + ipAddresses }
+
     /// May sign other certificates.
     package var isCertificateAuthority: Bool { contents.isCertificateAuthority }
     /// Subject and issuer are the same name; whether the signature is its own is `isSelfSigned`.

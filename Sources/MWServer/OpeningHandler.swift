@@ -21,6 +21,8 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         case awaitingPeer
         case awaitingHead(VerifiedPeer)
         case awaitingEnd(VerifiedPeer, ServerOpeningHandshake.Acceptance)
+        /// All is good; the audit log has to say so first.
+        case awaitingAudit(VerifiedPeer)
         /// Over: opened, refused, or the connection is gone.
         case done
     }
@@ -75,7 +77,12 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             // Refused, and still here: the peer does not read.
         } else {
             self.loop.counters.openingsTimedOut += 1
-            self.log(context, "opening timed out", ["limit": "\(self.loop.limits.openingTimeout)", "waiting_for": "\(self.waitingFor)"])
+            self.refused(
+                context, self.peer == nil ? "tls handshake timed out" : "opening timed out",
+                Rejection(
+                    self.peer == nil ? .handshake : .opening, address: self.address(context), check: "timeout",
+                    reason: "opening timed out", expected: "101 within \(self.loop.limits.openingTimeout)",
+                    found: "waiting for \(self.waitingFor)"))
         }
         self.abort()
     }
@@ -84,6 +91,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         switch self.state {
         case .awaitingPeer: return "tls handshake"
         case .awaitingHead, .awaitingEnd: return "http request"
+        case .awaitingAudit: return "audit log"
         case .done: return "close"
         }
     }
@@ -105,7 +113,8 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             // Without a peer there is nobody to be a principal; the TLS handler closes by itself.
             self.loop.counters.handshakes["acme_challenge", default: 0] += 1
             self.state = .done
-            self.log(context, "acme challenge answered", ["server_name": "\(event.serverName)"])
+            self.loop.logger.info(
+                "acme challenge answered", metadata: ["server_name": "\(event.serverName)", "address": "\(self.address(context))"])
         }
         context.fireUserInboundEventTriggered(event)
     }
@@ -115,7 +124,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         case let error as TLSError:
             if case .awaitingPeer = self.state {
                 self.loop.counters.handshakes["\(error.code)", default: 0] += 1
-                self.logRefusedHandshake(context, error)
+                self.refused(context, "tls handshake refused", Rejection(error, address: self.address(context)))
             }
             // The TLS handler sends the alert and closes by itself.
             self.state = .done
@@ -151,13 +160,11 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
 
     private func refuse(_ context: ChannelHandlerContext, _ refusal: ServerOpeningHandshake.Refusal) {
         if case .done = self.state { return }
-        var metadata: Logger.Metadata = ["status": "\(refusal.status)", "reason": "\(refusal.explanation)"]
-        if let peer = self.peer {
-            let principal = Principal.admit(peer)
-            metadata["principal"] = "\(principal.name)"
-            metadata["fingerprint"] = "\(principal.fingerprint)"
-        }
-        self.log(context, "opening refused", metadata)
+        self.refused(
+            context, "opening refused",
+            Rejection(
+                .opening, address: self.address(context), check: "http.\(refusal.status)", reason: refusal.explanation,
+                told: "\(refusal.status) \(refusal.reason)"))
         self.loop.counters.openingsRefused[refusal.status, default: 0] += 1
         self.state = .done
         context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: refusal.responseBytes)), promise: nil)
@@ -168,13 +175,13 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
 
     private var peer: VerifiedPeer? {
         switch self.state {
-        case .awaitingHead(let peer), .awaitingEnd(let peer, _): return peer
+        case .awaitingHead(let peer), .awaitingEnd(let peer, _), .awaitingAudit(let peer): return peer
         case .awaitingPeer, .done: return nil
         }
     }
 
     private func open(_ context: ChannelHandlerContext, _ peer: VerifiedPeer, _ acceptance: ServerOpeningHandshake.Acceptance) {
-        guard !self.loop.isDraining, let factory = self.loop.factory else {
+        guard !self.loop.isDraining, self.loop.factory != nil else {
             return self.refuse(context, .unavailable("the server is stopping", retryAfterSeconds: Self.retryAfterSeconds))
         }
         let principal = Principal.admit(peer)
@@ -182,18 +189,45 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             let whose = refusal == .total ? "connections" : "connections with this certificate"
             return self.refuse(context, .unavailable("too many \(whose)", retryAfterSeconds: Self.retryAfterSeconds))
         }
-        self.state = .done
         let info = SessionInfo(
             connectionID: self.loop.makeConnectionID(), principal: principal,
-            address: context.remoteAddress?.hostAndPort ?? "unknown", subprotocol: acceptance.subprotocol,
+            address: self.address(context), subprotocol: acceptance.subprotocol,
             tls: "\(peer.tlsVersion) \(peer.cipher) \(peer.group)")
+        guard self.loop.audit.isRequired else {
+            self.loop.audit.record(.connectionAdmitted(info))
+            return self.open(context, info, acceptance)
+        }
+        self.state = .awaitingAudit(peer)
+        let here = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+        self.loop.audit.record(.connectionAdmitted(info)) { isWritten in
+            here.eventLoop.execute { here.value.0.audited(here.value.1, isWritten, info, acceptance) }
+        }
+    }
+
+    /// The audit log has the admission, or cannot take it.
+    private func audited(
+        _ context: ChannelHandlerContext, _ isWritten: Bool, _ info: SessionInfo, _ acceptance: ServerOpeningHandshake.Acceptance
+    ) {
+        guard case .awaitingAudit = self.state, isWritten, !self.loop.isDraining else {
+            self.loop.census.leave(info.principal.fingerprint)
+            if isWritten {
+                self.loop.audit.record(.connectionEnded(info, SessionEnd(.network, .connectionLost, nil, "gone before its 101")))
+            }
+            return self.refuse(context, .unavailable("the server cannot take connections now", retryAfterSeconds: Self.retryAfterSeconds))
+        }
+        self.open(context, info, acceptance)
+    }
+
+    private func open(_ context: ChannelHandlerContext, _ info: SessionInfo, _ acceptance: ServerOpeningHandshake.Acceptance) {
+        guard let factory = self.loop.factory else { return self.abort() }
+        self.state = .done
         let session = SessionHandler(info, on: self.loop, delegate: factory.makeDelegate(for: info))
         // Before the session exists, so that nothing overtakes the 101.
         context.write(self.wrapOutboundOut(ByteBuffer(string: acceptance.responseBytes)), promise: nil)
         do {
             try context.pipeline.syncOperations.addHandler(session, position: .after(self))
         } catch {
-            self.loop.census.leave(principal.fingerprint)
+            self.loop.census.leave(info.principal.fingerprint)
             session.delegate.sessionEnded(session)
             context.close(promise: nil)
             return
@@ -214,36 +248,36 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         }
     }
 
-    // MARK: Log
+    // MARK: Refusals
 
-    private func logRefusedHandshake(_ context: ChannelHandlerContext, _ error: TLSError) {
-        if error.code == .identityAwaited { return self.logAwaitedIdentity(context, error) }
-        var metadata: Logger.Metadata = ["check": "\(error.code)", "reason": "\(error)"]
-        if let alert = error.alert { metadata["alert"] = "\(alert)" }
-        if let certificate = error.certificate {
-            metadata["subject"] = "\(certificate.subject)"
-            metadata["issuer"] = "\(certificate.issuer)"
-            metadata["fingerprint"] = "\(certificate.fingerprint)"
+    /// Tells the operator and the auditor all of it; what the peer is told is the caller's, and less.
+    private func refused(_ context: ChannelHandlerContext, _ message: Logger.Message, _ rejection: Rejection) {
+        var rejection = rejection
+        if let peer = self.peer {
+            let principal = Principal.admit(peer)
+            rejection.principal = principal.name
+            rejection.certificate = AuditedCertificate(principal.certificate)
         }
-        self.log(context, "tls handshake refused", metadata)
+        if rejection.check == "\(TLSError.Code.identityAwaited)" {
+            self.logAwaitedIdentity(rejection)
+        } else {
+            self.loop.logRefusal(message, rejection)
+        }
+        self.loop.audit.record(rejection.stage == .handshake ? .handshakeRefused(rejection) : .openingRefused(rejection))
     }
 
     /// Every client that is there meets this, again and again: one line says it for all.
-    private func logAwaitedIdentity(_ context: ChannelHandlerContext, _ error: TLSError) {
+    private func logAwaitedIdentity(_ rejection: Rejection) {
         guard let withheld = self.loop.awaitedIdentityLines.admit(at: .now()) else { return }
         self.loop.logger.warning(
             "tls handshakes are refused: there is no certificate yet",
             metadata: [
-                "check": "\(error.code)", "reason": "\(error)", "address": "\(context.remoteAddress?.hostAndPort ?? "unknown")",
+                "check": "\(rejection.check)", "reason": "\(rejection.reason)", "address": "\(rejection.address)",
                 "more_since_last_line": "\(withheld)",
             ])
     }
 
-    private func log(_ context: ChannelHandlerContext, _ message: Logger.Message, _ metadata: Logger.Metadata) {
-        var metadata = metadata
-        metadata["address"] = "\(context.remoteAddress?.hostAndPort ?? "unknown")"
-        self.loop.logger.info(message, metadata: metadata)
-    }
+    private func address(_ context: ChannelHandlerContext) -> String { context.remoteAddress?.hostAndPort ?? "unknown" }
 }
 
 /// Lets at most ``ServerLimits/maximumHeaderBytes`` through to the HTTP parser.

@@ -25,6 +25,8 @@ public struct ServerError: Error, Sendable {
         public static let addressUnavailable = Code("addressUnavailable")
         /// A value in the configuration that cannot work.
         public static let configurationInvalid = Code("configurationInvalid")
+        /// The audit log cannot be opened or written.
+        public static let auditUnavailable = Code("auditUnavailable")
         /// The call does not fit the server's state: a server starts once.
         public static let wrongState = Code("wrongState")
     }

@@ -61,6 +61,13 @@ public struct ServerLimits: Sendable, Hashable {
     /// Handshake steps of one event loop that may wait for their turn. More connections are closed: they would miss ``openingTimeout`` anyway.
     public var maximumWaitingHandshakes = 4_096
 
+    /// Lines of the log about refused peers, each second of each event loop in the long run. More are counted, and said with the next one: a
+    /// flood of strangers must not fill the disk, nor hide everything else. The audit log and the metrics have them all.
+    public var refusalLinesPerSecond = 5
+
+    /// How many of them at once.
+    public var refusalLinesAtOnce = 50
+
     /// The defaults.
     public init() {}
 }

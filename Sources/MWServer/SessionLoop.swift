@@ -14,6 +14,8 @@ package final class SessionLoop {
     package let webSocketLimits: WebSocketLimits
     package let logger: Logger
     package let census: ConnectionCensus
+    /// Who came, who was refused: every decision about a peer is told to it.
+    package let audit: AuditLog
     package var counters = SessionCounters()
     /// The time of the last tick: near enough for every deadline, and free to read.
     package private(set) var now: NIODeadline
@@ -25,6 +27,7 @@ package final class SessionLoop {
     var awaitedIdentityLines = LogAllowance(interval: SessionLoop.awaitedIdentityLineInterval)
 
     private var openings: [OpeningHandler] = []
+    private var refusalLines: EventBudget
     private var unflushed: [SessionHandler] = []
     private var resumable: [SessionHandler] = []
     private var isTurnEndScheduled = false
@@ -49,7 +52,7 @@ package final class SessionLoop {
     /// - Parameter number: Of `loopCount` loops; keeps connection ids apart without a lock.
     package init(
         eventLoop: any EventLoop, number: Int = 0, loopCount: Int = 1, limits: ServerLimits, closeCodes: ServerCloseCodes = .init(),
-        census: ConnectionCensus, logger: Logger
+        census: ConnectionCensus, audit: AuditLog? = nil, logger: Logger
     ) {
         self.eventLoop = eventLoop
         self.limits = limits
@@ -58,6 +61,8 @@ package final class SessionLoop {
             maximumMessageBytes: limits.maximumMessageBytes, maximumFrameBytes: limits.maximumFrameBytes,
             maximumFragments: limits.maximumFragments)
         self.census = census
+        self.audit = audit ?? AuditLog(logger: logger)
+        self.refusalLines = EventBudget(burst: limits.refusalLinesAtOnce, perSecond: limits.refusalLinesPerSecond)
         self.logger = logger
         self.now = .now()
         self.nextConnectionID = UInt64(number) + 1
@@ -130,7 +135,7 @@ package final class SessionLoop {
         session.index = self.sessions.count
         self.sessions.append(session)
         self.counters.connectionsOpened += 1
-        self.log(session.info, "connection opened", ["tls": "\(session.info.tls)"])
+        self.log(session.info, level: self.connectionLevel, "connection opened", ["tls": "\(session.info.tls)"])
     }
 
     func sessionEnded(_ session: SessionHandler, _ end: SessionEnd) {
@@ -141,8 +146,9 @@ package final class SessionLoop {
         }
         self.census.leave(session.info.principal.fingerprint)
         self.counters.connectionsClosed[end.cause, default: 0] += 1
+        self.audit.record(.connectionEnded(session.info, end))
         self.log(
-            session.info, "connection closed",
+            session.info, level: self.connectionLevel, "connection closed",
             [
                 "closed_by": "\(end.side.rawValue)", "cause": "\(end.cause.rawValue)", "code": "\(end.code?.description ?? "none")",
                 "reason": "\(end.reason)",
@@ -159,6 +165,34 @@ package final class SessionLoop {
         ]
         metadata.merge(more) { $1 }
         self.logger.log(level: level, message, metadata: metadata)
+    }
+
+    /// The audit log says it of every connection, if there is one.
+    private var connectionLevel: Logger.Level { self.audit.isWritten ? .debug : .info }
+
+    /// One line about a refused peer, for people: who, from where, which check, what it wanted and saw, what mends it. Within
+    /// ``ServerLimits/refusalLinesPerSecond``; the line after a gap says how many were left out.
+    func logRefusal(_ message: Logger.Message, _ rejection: Rejection) {
+        guard self.logger.logLevel <= .info else { return }
+        let uptime = Double(NIODeadline.now().uptimeNanoseconds) / 1e9
+        let (isAllowed, suppressed) = self.refusalLines.take(at: uptime)
+        guard isAllowed else { return }
+        var metadata: Logger.Metadata = [
+            "address": "\(rejection.address)", "check": "\(rejection.check)", "reason": "\(rejection.reason)",
+        ]
+        let details = [
+            ("principal", rejection.principal), ("expected", rejection.expected), ("found", rejection.found),
+            ("remedy", rejection.remedy), ("told", rejection.told), ("suppressed", suppressed > 0 ? "\(suppressed)" : nil),
+        ]
+        for case (let name, let value?) in details { metadata[name] = "\(value)" }
+        if let certificate = rejection.certificate {
+            metadata["fingerprint"] = "\(certificate.fingerprint)"
+            metadata["serial"] = "\(certificate.serialNumber)"
+            metadata["subject"] = "\(certificate.subject)"
+            metadata["issuer"] = "\(certificate.issuer)"
+            if !certificate.names.isEmpty { metadata["names"] = "\(certificate.names.joined(separator: ", "))" }
+        }
+        self.logger.info(message, metadata: metadata)
     }
 
     // MARK: Turns

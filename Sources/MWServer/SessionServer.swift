@@ -37,6 +37,7 @@ package final class SessionServer: Sendable {
     private let context: Mutex<TLSContext>
     private let listeners = Mutex<[any Channel]>([])
     package let census: ConnectionCensus
+    package let audit: AuditLog
 
     /// What one event loop has for its connections.
     private struct LoopEntry {
@@ -48,13 +49,15 @@ package final class SessionServer: Sendable {
     ///   - context: For new connections, until ``use(_:)`` says another.
     ///   - makeFactory: Called once on each event loop, after all loops exist.
     package init(
-        _ options: Options, context: TLSContext, eventLoops: Int, logger: Logger,
+        _ options: Options, context: TLSContext, eventLoops: Int, audit: AuditLog? = nil, logger: Logger,
         publish: @escaping @Sendable (SessionCounters) -> Void = { _ in },
         makeFactory: @escaping @Sendable (SessionLoop) -> any SessionFactory
     ) async throws {
         self.options = options
         self.logger = logger
         self.context = Mutex(context)
+        let audit = audit ?? AuditLog(logger: logger)
+        self.audit = audit
         let census = ConnectionCensus(options.limits)
         self.census = census
         let group = MultiThreadedEventLoopGroup(numberOfThreads: max(1, eventLoops))
@@ -64,7 +67,7 @@ package final class SessionServer: Sendable {
             loops[ObjectIdentifier(eventLoop)] = try await eventLoop.submit {
                 let sessions = SessionLoop(
                     eventLoop: eventLoop, number: number, loopCount: eventLoops, limits: options.limits, closeCodes: options.closeCodes,
-                    census: census, logger: logger)
+                    census: census, audit: audit, logger: logger)
                 sessions.factory = makeFactory(sessions)
                 sessions.startTicking(publish: publish)
                 let gate = HandshakeGate(

@@ -30,6 +30,7 @@ public final class StorageServer: Service, Sendable {
 
     private struct Running: Sendable {
         let storage: Storage
+        let audit: AuditLog
         let sessions: SessionServer
         let observation: StorageObservation
         let addresses: [SocketAddress]
@@ -91,6 +92,19 @@ public final class StorageServer: Service, Sendable {
         return running.addresses.map { ListenAddress(host: $0.ipAddress ?? "", port: $0.port ?? 0) }
     }
 
+    /// Goes on in the file that has the audit log's name now: a log rotation has moved the old one away. What is wrong with it is logged, and
+    /// the old one stays in use then.
+    public func reopenAuditLog() async {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return }
+        await running.audit.reopen()
+    }
+
+    /// The audit log while the server runs: administration is told to it, and it has the latest rejections.
+    package var audit: AuditLog? {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return nil }
+        return running.audit
+    }
+
     /// Connections that are open now.
     package var openConnections: Int {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return 0 }
@@ -112,6 +126,8 @@ public final class StorageServer: Service, Sendable {
             restarting ? .restart : .stop, code: restarting ? codes.restart : codes.stop,
             reason: restarting ? "the server restarts" : "the server stops", within: self.configuration.drainTimeout)
         await Self.close(running.sessions, running.storage, running.observation)
+        running.audit.record(.serverStopped)
+        await running.audit.close()
         self.state.withLock { $0 = .stopped }
         self.logger.info("stopped")
     }
@@ -128,9 +144,11 @@ public final class StorageServer: Service, Sendable {
             running.sessions.use(context)
             self.metrics.reloaded(isDone: true)
             self.logger.info("reloaded", metadata: Self.metadata(of: context))
+            running.audit.record(.reloadDone(Self.audited(context)))
         } catch {
             self.metrics.reloaded(isDone: false)
             self.logger.error("reload failed, the old set stays in use", metadata: ["reason": "\(error)"])
+            running.audit.record(.reloadFailed(AuditedReload(trigger: "signal", failure: "\(error)")))
             throw error
         }
     }
@@ -167,13 +185,27 @@ public final class StorageServer: Service, Sendable {
         var resolved: [SocketAddress] = []
         for address in self.configuration.addresses { resolved += try address.resolved() }
         let context = try self.loadContext(for: resolved)
+        let audit = try self.openAuditLog()
+        do {
+            return try await self.makeRunning(context, audit)
+        } catch {
+            await audit.close()
+            throw error
+        }
+    }
+
+    private func makeRunning(_ context: TLSContext, _ audit: AuditLog) async throws -> Running {
         let storage = try self.openStorage()
         do {
-            let (sessions, observation) = try await self.makeSessions(context, storage)
+            let (sessions, observation) = try await self.makeSessions(context, storage, audit)
             do {
                 let addresses = try await sessions.listen(on: self.configuration.addresses)
                 self.logStarted(addresses, context, storage)
-                return Running(storage: storage, sessions: sessions, observation: observation, addresses: addresses)
+                if let leaf = context.identity?.leaf {
+                    audit.record(.certificateInstalled(AuditedCertificate(leaf), source: "start"))
+                }
+                audit.record(.serverStarted(addresses: addresses.map(\.hostAndPort)))
+                return Running(storage: storage, audit: audit, sessions: sessions, observation: observation, addresses: addresses)
             } catch {
                 await Self.close(sessions, storage, observation)
                 throw error
@@ -182,6 +214,16 @@ public final class StorageServer: Service, Sendable {
             storage.close()
             throw error
         }
+    }
+
+    private func openAuditLog() throws(ServerError) -> AuditLog {
+        guard let destination = self.configuration.audit else { return AuditLog(logger: self.logger) }
+        let sink =
+            switch destination.place {
+            case .file(let path): try AuditFile(path: path)
+            case .standardOutput: AuditFile(standardOutput: ())
+            }
+        return AuditLog(sink: sink, isRequired: destination.isRequired, logger: self.logger)
     }
 
     /// The store first: its last outcomes need the event loops.
@@ -200,14 +242,17 @@ public final class StorageServer: Service, Sendable {
         }
     }
 
-    private func makeSessions(_ context: TLSContext, _ storage: Storage) async throws -> (SessionServer, StorageObservation) {
+    private func makeSessions(_ context: TLSContext, _ storage: Storage, _ audit: AuditLog) async throws -> (
+        SessionServer, StorageObservation
+    ) {
         var options = SessionServer.Options()
         options.limits = self.configuration.limits
         options.closeCodes = self.configuration.closeCodes
         let loops = StorageLoops()
         let reloads = ReloadBroadcaster { batch in loops.forEach { $0.reloadsCommitted(batch) } }
         let sessions = try await SessionServer(
-            options, context: context, eventLoops: self.configuration.eventLoops ?? System.coreCount, logger: self.logger,
+            options, context: context, eventLoops: self.configuration.eventLoops ?? System.coreCount, audit: audit,
+            logger: self.logger,
             publish: { [metrics = self.metrics] in metrics.publish($0) },
             makeFactory: { loop in loops.make(on: loop, storage: storage, reloads: reloads) })
         return (sessions, storage.observe(reloads))
@@ -280,6 +325,12 @@ public final class StorageServer: Service, Sendable {
         }
         // The access policy has its place in Principal.admit.
         self.logger.notice("no access policy: every member of the trust store has all rights")
+    }
+
+    private static func audited(_ tls: TLSContext) -> AuditedReload {
+        AuditedReload(
+            trigger: "signal", certificate: (tls.identity?.leaf).map { AuditedCertificate($0) }, trustAnchors: tls.trustStore.anchors.count,
+            revocationLists: tls.trustStore.revocationLists.count)
     }
 
     private static func metadata(of tls: TLSContext) -> Logger.Metadata {

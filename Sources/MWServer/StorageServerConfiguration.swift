@@ -2,6 +2,25 @@ public import MWPKI
 public import MWStorage
 internal import MWWebSocket
 
+/// Where the audit log goes: one JSON object on each line, for every connection, refusal, denied request, reload and act of administration.
+public struct AuditDestination: Sendable, Hashable {
+    enum Place: Sendable, Hashable {
+        case file(String)
+        case standardOutput
+    }
+
+    let place: Place
+    /// Whether a connection is refused (503) while its admission cannot be written. Otherwise lines are kept until the log can be written
+    /// again, 16,384 at the most, and what is lost is counted.
+    public var isRequired = false
+
+    /// A file that is appended to, and made (mode 0600) if it is not there. Opened anew by ``StorageServer/reopenAuditLog()``.
+    public static func file(_ path: String) -> AuditDestination { AuditDestination(place: .file(path)) }
+
+    /// Standard output.
+    public static let standardOutput = AuditDestination(place: .standardOutput)
+}
+
 /// Everything a ``StorageServer`` needs to know.
 public struct StorageServerConfiguration: Sendable {
     /// When a write is acknowledged.
@@ -32,6 +51,9 @@ public struct StorageServerConfiguration: Sendable {
     /// some.
     public var drainTimeout: Duration = .seconds(10)
 
+    /// Where the audit log goes; `nil` is nowhere.
+    public var audit: AuditDestination?
+
     /// What has no default; everything else can be changed afterwards.
     public init(tls: TLSMaterialSource, engine: StorageEngineFactory, dataDirectory: String) {
         self.tls = tls
@@ -56,7 +78,8 @@ extension StorageServerConfiguration {
             ("maximumConnections", limits.maximumConnections),
             ("maximumConnectionsPerCertificate", limits.maximumConnectionsPerCertificate),
             ("maximumHandshakeStepsPerTurn", limits.maximumHandshakeStepsPerTurn),
-            ("maximumWaitingHandshakes", limits.maximumWaitingHandshakes),
+            ("maximumWaitingHandshakes", limits.maximumWaitingHandshakes), ("refusalLinesPerSecond", limits.refusalLinesPerSecond),
+            ("refusalLinesAtOnce", limits.refusalLinesAtOnce),
         ]
         for (name, count) in counts { try require(count > 0, name, "must be at least 1, is \(count)") }
         try require(limits.maximumMessageBytes <= Int(UInt32.max) / 2, "maximumMessageBytes", "must be below 2 GiB")

@@ -140,7 +140,8 @@ extension TLSError {
 extension TLSError.CertificateSummary {
     init(_ certificate: Certificate, depth: Int) {
         self.init(
-            subject: certificate.subject, issuer: certificate.issuer, fingerprint: certificate.sha256, notBefore: certificate.notBefore,
+            subject: certificate.subject, issuer: certificate.issuer, fingerprint: certificate.sha256,
+            serialNumber: certificate.serialNumber, names: certificate.names, notBefore: certificate.notBefore,
             notAfter: certificate.notAfter, depth: depth)
     }
 }

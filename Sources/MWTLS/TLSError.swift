@@ -68,13 +68,17 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         package let subject: String
         package let issuer: String
         package let fingerprint: CertificateFingerprint
+        /// Lower-case hex, without leading zeros.
+        package let serialNumber: String
+        /// Its subject alternative names, those of URIs first.
+        package let names: [String]
         package let notBefore: Timestamp
         package let notAfter: Timestamp
         /// How far up the chain: 0 is the leaf.
         package let depth: Int
 
         package var description: String {
-            "certificate \(depth) of the chain, subject \(subject), issuer \(issuer), \(fingerprint)"
+            "certificate \(depth) of the chain, subject \(subject), issuer \(issuer), serial \(serialNumber), \(fingerprint)"
         }
     }
 
