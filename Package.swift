@@ -4,10 +4,10 @@
 // manifest with scripts/layering.json and fails on any edge that is not listed there.
 //
 //                                mwstorage (command)
-//      ┌───────────┬──────────────────┼───────────┬──────────────┐
-//  MWRocksDB    MWServer           MWClient   MWKeystore      MWACME
-//  MWLevelDB     │  └───────┬─────────┘           │              │
-//    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ────┘
+//      ┌───────────┬──────────────────┼───────────┬──────────────┬──────────────┐
+//  MWRocksDB    MWServer           MWClient   MWKeystore      MWACME    MWHTTPTransfer
+//  MWLevelDB     │  └───────┬─────────┘           │              │              │
+//    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ────┘            CCurl
 //  CRocksDB                 ├─ MWWebSocket                │
 //  CLevelDB                 └─ MWProtocol             COpenSSL
 
@@ -67,6 +67,7 @@ let package = Package(
     targets: [
         // The C libraries: headers, and the macros and variadics they need as typed inline functions.
         .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CRocksDB", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CLevelDB", providers: [.apt(["libleveldb-dev"])]),
 
@@ -82,6 +83,8 @@ let package = Package(
         module("MWProtocol", [nioCore]),
         // RFC 8555: objects, signed requests, the order's life, when to renew. Declares the transfer it needs.
         module("MWACME", ["MWPKI"]),
+        // One HTTPS request, one response, on a libcurl thread of its own.
+        module("MWHTTPTransfer", ["CCurl"]),
         // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
         module("MWStorage", []),
         // `StorageEngine` on RocksDB, and on LevelDB.
@@ -126,6 +129,9 @@ let package = Package(
         .target(
             name: "FakeCA", dependencies: ["MWACME", "MWPKI", "TestCertificates", "COpenSSL"], path: "Tests/FakeCA",
             swiftSettings: settings),
+        // A scripted HTTPS server, for whoever has to face a bad one.
+        .target(
+            name: "TestHTTPS", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestHTTPS", swiftSettings: settings),
         // What every `StorageEngine` must do, and an in-memory engine with faults.
         .target(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
@@ -142,6 +148,7 @@ let package = Package(
         tests(of: "MWWebSocket", [nioCore]),
         tests(of: "MWProtocol", [nioCore]),
         tests(of: "MWACME", ["MWPKI", "FakeCA", "TestCertificates", "COpenSSL"]),
+        tests(of: "MWHTTPTransfer", ["MWPKI", "TestCertificates", "TestHTTPS"]),
         tests(of: "MWStorage", ["EngineContract"]),
         tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
