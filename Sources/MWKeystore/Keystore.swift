@@ -3,7 +3,7 @@ package import MWPKI
 /// A file of private keys and trusted certificates, each under an alias: PKCS#12, JKS or PEM.
 ///
 /// Read one with ``init(bytes:source:passphrase:keyPassphrase:acceptsUnauthenticated:limits:)``, then take the ``identity(alias:)`` or
-/// the ``trustStore(revocationLists:at:)`` out of it; both judge what they return, where reading does not, so that a store with
+/// the ``trustStore(revocationLists:revocationGraceSeconds:at:)`` out of it; both judge what they return, where reading does not, so that a store with
 /// weak keys can still be shown. Aliases are compared without regard to case, as Java does.
 package struct Keystore: Sendable {
     /// How a store is written.
@@ -111,7 +111,9 @@ package struct Keystore: Sendable {
     ///   - lists: further revocation lists, beside those in the store.
     ///   - now: when the lists must be current.
     /// - Throws: `trustAnchorMissing`; `PKIError` for an anchor that is too weak or a revocation list that does not fit.
-    package func trustStore(revocationLists lists: [CertificateRevocationList] = [], at now: Timestamp = .now()) throws -> TrustStore {
+    package func trustStore(
+        revocationLists lists: [CertificateRevocationList] = [], revocationGraceSeconds: Int64 = 0, at now: Timestamp = .now()
+    ) throws -> TrustStore {
         let anchors = entries.compactMap { entry in
             entry.trustedCertificate.map { TrustAnchor(alias: entry.alias, certificate: $0) }
         }
@@ -120,7 +122,9 @@ package struct Keystore: Sendable {
                 .trustAnchorMissing, subject: source, "the store has no trusted certificate", found: inventory,
                 remedy: "import one: keytool -importcert, or name the truststore rather than the keystore")
         }
-        return try TrustStore(anchors: anchors, revocationLists: revocationLists + lists, at: now, source: source)
+        return try TrustStore(
+            anchors: anchors, revocationLists: revocationLists + lists, revocationGraceSeconds: revocationGraceSeconds, at: now,
+            source: source)
     }
 
     private func keyEntry(_ alias: String?) throws -> (Entry, StoredKey, [Certificate]) {

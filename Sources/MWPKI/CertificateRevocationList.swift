@@ -85,13 +85,17 @@ internal import COpenSSL
         }
     }
 
+    /// Until when the list is believed, `grace` (in seconds) beyond its next update included.
+    package func end(grace: Int64) -> Timestamp { nextUpdate.adding(seconds: grace) }
+
     /// Current at `time`, or why not.
-    func requireCurrent(at time: Timestamp) throws {
+    func requireCurrent(at time: Timestamp, grace: Int64) throws {
         let subject = "revocation list of \(issuer)"
-        guard nextUpdate >= time else {
+        guard end(grace: grace) >= time else {
             throw PKIError(
-                .revocationListExpired, subject: subject, "its successor was due at \(nextUpdate)",
-                remedy: "get a new one from the authority; until then no certificate can be accepted")
+                .revocationListExpired, subject: subject,
+                "its successor was due at \(nextUpdate)" + (grace > 0 ? ", and the grace of \(grace) s is over" : ""),
+                remedy: "get a new one from the authority; until then no certificate of it can be accepted")
         }
         guard thisUpdate <= time else {
             throw PKIError(

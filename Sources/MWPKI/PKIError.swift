@@ -34,6 +34,8 @@ package struct PKIError: Error, Hashable, CustomStringConvertible {
         package static let revocationListUntrusted = Code("revocationListUntrusted")
         /// Revocation lists were given, but none for this authority.
         package static let revocationListMissing = Code("revocationListMissing")
+        /// A line of a list of refused certificates or identities.
+        package static let refusalMalformed = Code("refusalMalformed")
         package static let fileUnreadable = Code("fileUnreadable")
         package static let fileUnwritable = Code("fileUnwritable")
         package static let filePermissions = Code("filePermissions")

@@ -20,9 +20,22 @@ package enum PrivateFile {
     package static func read(
         _ path: String, maximumBytes: Int = PrivateFile.maximumBytes, permissions: Permissions = .ownerOnly
     ) throws -> SecretBytes {
+        guard let contents = try readIfPresent(path, maximumBytes: maximumBytes, permissions: permissions) else {
+            throw unreadable(path, ENOENT)
+        }
+        return contents
+    }
+
+    /// The same; nil only where there is no file of this name.
+    package static func readIfPresent(
+        _ path: String, maximumBytes: Int = PrivateFile.maximumBytes, permissions: Permissions = .ownerOnly
+    ) throws -> SecretBytes? {
         // O_NONBLOCK: a FIFO in the file's place must not hang us.
         let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
-        guard descriptor >= 0 else { throw unreadable(path, errno) }
+        guard descriptor >= 0 else {
+            if errno == ENOENT { return nil }
+            throw unreadable(path, errno)
+        }
         defer { close(descriptor) }
         var status = stat()
         guard unsafe fstat(descriptor, &status) == 0 else { throw unreadable(path, errno) }

@@ -44,15 +44,24 @@ package enum ServerMaterial: Sendable {
 public struct TLSMaterialSource: Sendable {
     /// Reads everything anew. Blocks for the reading and for checking the keys (RSA takes some tens of milliseconds): not on an event loop.
     package let loadForServer: @Sendable () throws -> ServerMaterial
+    /// The files and directories that it reads: who wants to know of changes watches these. Empty where it reads none.
+    package let paths: [String]
 
-    package init(load: @escaping @Sendable () throws -> TLSMaterial) { loadForServer = { .complete(try load()) } }
+    package init(paths: [String] = [], load: @escaping @Sendable () throws -> TLSMaterial) {
+        self.init(paths: paths, loadForServer: { .complete(try load()) })
+    }
 
-    private init(loadForServer: @escaping @Sendable () throws -> ServerMaterial) { self.loadForServer = loadForServer }
+    private init(paths: [String], loadForServer: @escaping @Sendable () throws -> ServerMaterial) {
+        self.paths = paths
+        self.loadForServer = loadForServer
+    }
 
     /// For a server whose certificate is being obtained: `load` says `awaitingIdentity` until there is one. Everything else that is wrong,
     /// a damaged certificate too, it throws.
-    package static func obtained(_ load: @escaping @Sendable () throws -> ServerMaterial) -> TLSMaterialSource {
-        TLSMaterialSource(loadForServer: load)
+    package static func obtained(
+        paths: [String] = [], _ load: @escaping @Sendable () throws -> ServerMaterial
+    ) -> TLSMaterialSource {
+        TLSMaterialSource(paths: paths, loadForServer: load)
     }
 
     /// As `loadForServer`, for who needs an identity now. Throws `PKIError` `certificateMissing` while there is none.
@@ -74,15 +83,18 @@ public struct TLSMaterialSource: Sendable {
     /// - Parameters:
     ///   - certificateChainFile: the leaf first, then each certificate's issuer.
     ///   - privateKeyFile: PKCS#8, encrypted or not; may be the same file as the chain.
-    ///   - trustFile: the certificates of the authorities or peers to accept, at least one.
-    ///   - revocationListFiles: PEM or DER; when there is any, each authority in `trustFile` needs a list that is current.
+    ///   - trustFile: the certificates of the authorities or peers to accept, at least one; or a directory of such files.
+    ///   - revocationListFiles: PEM or DER, or directories of them; when there is any, each authority in `trustFile` needs a list that is
+    ///     current.
+    ///   - revocationListGrace: for how long beyond its next update a list is still believed; by default not at all.
     ///   - passphraseFile: one line, mode 0600 or stricter; for an encrypted key.
     ///   - privateKeyGroup: the number of a group that may read the key file too (mode 0640).
     public static func pem(
         certificateChainFile: String, privateKeyFile: String, trustFile: String, revocationListFiles: [String] = [],
-        passphraseFile: String? = nil, privateKeyGroup: UInt32? = nil
+        revocationListGrace: Duration = .zero, passphraseFile: String? = nil, privateKeyGroup: UInt32? = nil
     ) -> TLSMaterialSource {
-        TLSMaterialSource {
+        let paths = [certificateChainFile, privateKeyFile, trustFile] + revocationListFiles + (passphraseFile.map { [$0] } ?? [])
+        return TLSMaterialSource(paths: paths) {
             let secret = privateKeyGroup.map { PrivateFile.Permissions.ownerAndGroup($0) } ?? .ownerOnly
             func bytes(_ path: String) throws -> [UInt8] {
                 try PrivateFile.read(path, maximumBytes: PEM.maximumFileBytes, permissions: .any).bytes
@@ -91,9 +103,14 @@ public struct TLSMaterialSource: Sendable {
             let identity = try Identity.pem(
                 chain: certificateChainFile == privateKeyFile ? key.bytes : bytes(certificateChainFile), key: key.bytes,
                 passphrase: passphraseFile.map { try Passphrase.file($0) }, source: certificateChainFile, keySource: privateKeyFile)
-            let lists = try revocationListFiles.flatMap { try CertificateRevocationList.list(bytes($0), source: $0) }
+            let lists = try revocationListFiles.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
+                .flatMap { try CertificateRevocationList.list(bytes($0), source: $0) }
+            let trust = try MaterialPath.files(of: trustFile, suffixes: MaterialPath.certificateSuffixes)
+                .flatMap { try bytes($0) + [UInt8(ascii: "\n")] }
             return TLSMaterial(
-                identity: identity, trustStore: try TrustStore.pem(bytes(trustFile), revocationLists: lists, source: trustFile))
+                identity: identity,
+                trustStore: try TrustStore.pem(
+                    trust, revocationLists: lists, revocationGraceSeconds: revocationListGrace.components.seconds, source: trustFile))
         }
     }
 }

@@ -14,17 +14,20 @@ package struct TrustAnchor: Sendable, Hashable {
 package struct TrustStore: Sendable {
     /// Each certificate once, in the order given.
     package let anchors: [TrustAnchor]
-    /// Where this is not empty, every handshake must check revocation.
+    /// Where this is not empty, every handshake must check revocation. The newest of each authority.
     package let revocationLists: [CertificateRevocationList]
+    /// For how many seconds beyond its next update a list is still believed. 0 unless the operator says so.
+    package let revocationGraceSeconds: Int64
     private let indices: [CertificateFingerprint: Int]
 
     /// Throws for an empty store, an anchor too weak to verify anything, and, where any revocation list is given: a list that
     /// is out of date at `now` or not signed by an anchor, an anchor without a list, and one whose issuer is no anchor.
     ///
-    /// So with lists, intermediate authorities belong into the store, beside their root.
+    /// So with lists, intermediate authorities belong into the store, beside their root. Of several lists of one authority the newest
+    /// counts, whatever the others say: a directory may keep the old ones.
     package init(
-        anchors: [TrustAnchor], revocationLists: [CertificateRevocationList] = [], at now: Timestamp = .now(),
-        source: String = "trust store"
+        anchors: [TrustAnchor], revocationLists: [CertificateRevocationList] = [], revocationGraceSeconds: Int64 = 0,
+        at now: Timestamp = .now(), source: String = "trust store"
     ) throws {
         var unique: [TrustAnchor] = []
         var indices: [CertificateFingerprint: Int] = [:]
@@ -38,7 +41,8 @@ package struct TrustStore: Sendable {
                 remedy: "import the certificates of the authorities or peers to accept")
         }
         self.anchors = unique
-        self.revocationLists = revocationLists
+        self.revocationLists = Self.newest(of: revocationLists, anchors: unique)
+        self.revocationGraceSeconds = max(0, revocationGraceSeconds)
         self.indices = indices
         for anchor in unique {
             let subject = "\(source), \(anchor.alias ?? anchor.certificate.subject)"
@@ -51,12 +55,48 @@ package struct TrustStore: Sendable {
 
     /// From PEM: all certificates of one file, and the revocation lists (PEM or DER) of any number.
     package static func pem(
-        _ bytes: [UInt8], revocationLists: [CertificateRevocationList] = [], at now: Timestamp = .now(), source: String = "trust store"
+        _ bytes: [UInt8], revocationLists: [CertificateRevocationList] = [], revocationGraceSeconds: Int64 = 0, at now: Timestamp = .now(),
+        source: String = "trust store"
     ) throws -> TrustStore {
         let blocks = try PEM.blocks(bytes, source: source)
         guard !blocks.isEmpty else { return try TrustStore(anchors: [], source: source) }
         let anchors = try Certificate.list(pem: bytes, source: source).map { TrustAnchor(certificate: $0) }
-        return try TrustStore(anchors: anchors, revocationLists: revocationLists, at: now, source: source)
+        return try TrustStore(
+            anchors: anchors, revocationLists: revocationLists, revocationGraceSeconds: revocationGraceSeconds, at: now, source: source)
+    }
+
+    /// The list that was issued last, of each authority. Lists that no anchor signed stay, so that they are refused.
+    private static func newest(of lists: [CertificateRevocationList], anchors: [TrustAnchor]) -> [CertificateRevocationList] {
+        guard lists.count > 1 else { return lists }
+        var kept: [CertificateRevocationList] = []
+        var position: [CertificateFingerprint: Int] = [:]
+        for list in lists {
+            guard let signer = anchors.first(where: { list.isSigned(by: $0.certificate) })?.certificate.sha256 else {
+                kept.append(list)
+                continue
+            }
+            guard let index = position[signer] else {
+                position[signer] = kept.count
+                kept.append(list)
+                continue
+            }
+            let old = kept[index]
+            if (list.thisUpdate, list.nextUpdate) > (old.thisUpdate, old.nextUpdate) { kept[index] = list }
+        }
+        return kept
+    }
+
+    /// The certificate of our store that is equal to this one: one copy for all connections.
+    package func interned(_ certificate: Certificate) -> Certificate {
+        indices[certificate.sha256].map { anchors[$0].certificate } ?? certificate
+    }
+
+    /// The moment from which `chain` would be refused although nothing changes: its first notAfter, or the end of a revocation list that
+    /// speaks for one of its certificates.
+    package func end(of chain: [Certificate]) -> Timestamp {
+        let issuers = Set(chain.map(\.issuer))
+        let lists = revocationLists.lazy.filter { issuers.contains($0.issuer) }.map { $0.end(grace: revocationGraceSeconds) }
+        return min(chain.map(\.notAfter).min() ?? Timestamp(secondsSince1970: .max), lists.min() ?? Timestamp(secondsSince1970: .max))
     }
 
     /// The name under which this very certificate is in the store.
@@ -69,7 +109,7 @@ package struct TrustStore: Sendable {
 
     /// What an operator should know; empty when all is well.
     package func warnings(at time: Timestamp) -> [String] {
-        anchors.compactMap { anchor in
+        let ofAnchors: [String] = anchors.compactMap { anchor in
             let name = anchor.alias ?? anchor.certificate.subject
             return switch anchor.certificate.validity(at: time) {
             case .valid: nil
@@ -77,12 +117,25 @@ package struct TrustStore: Sendable {
             case .notYetValid: "\(name): not valid before \(anchor.certificate.notBefore); nobody it vouches for is accepted"
             }
         }
+        return ofAnchors + revocationLists.compactMap { warning(of: $0, at: time) }
+    }
+
+    private func warning(of list: CertificateRevocationList, at time: Timestamp) -> String? {
+        if time > list.nextUpdate {
+            return "revocation list of \(list.issuer): its successor was due at \(list.nextUpdate), whom the authority revoked since is "
+                + "let in; the grace ends at \(list.end(grace: revocationGraceSeconds)), then nobody of this authority is accepted"
+        }
+        // 80 % of its life: time enough to get the next one before everybody is refused.
+        let life = list.nextUpdate.secondsSince1970 - list.thisUpdate.secondsSince1970
+        guard life > 0, time.secondsSince1970 - list.thisUpdate.secondsSince1970 >= life / 5 * 4 else { return nil }
+        return
+            "revocation list of \(list.issuer): its successor is due at \(list.nextUpdate); without it nobody of this authority is accepted then"
     }
 
     // Fails when loaded what would otherwise fail every handshake later (X509 error 3), or worse, pass unchecked.
     private func requireRevocationLists(at now: Timestamp, source: String) throws {
         for list in revocationLists {
-            try list.requireCurrent(at: now)
+            try list.requireCurrent(at: now, grace: revocationGraceSeconds)
             guard anchors.contains(where: { list.isSigned(by: $0.certificate) }) else {
                 throw PKIError(
                     .revocationListUntrusted, subject: "revocation list of \(list.issuer)", "no certificate of \(source) signed it",

@@ -20,11 +20,18 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     private enum State {
         case awaitingPeer
         case awaitingHead(VerifiedPeer)
-        case awaitingEnd(VerifiedPeer, ServerOpeningHandshake.Acceptance)
+        case awaitingEnd(Admission, ServerOpeningHandshake.Acceptance)
         /// All is good; the audit log has to say so first.
-        case awaitingAudit(VerifiedPeer)
+        case awaitingAudit(Admission)
         /// Over: opened, refused, or the connection is gone.
         case done
+    }
+
+    /// Who the peer is, and by which ``SecuritySet``.
+    private struct Admission {
+        let peer: VerifiedPeer
+        let principal: Principal
+        let generation: UInt64
     }
 
     /// What a refused client is told to wait before it tries again.
@@ -35,14 +42,19 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
 
     private let loop: SessionLoop
     private let policy: OpeningPolicy
+    private let security: CurrentSecurity
+    /// Of the set whose context the TLS handshake was made with.
+    private let generation: UInt64
     private let deadline: NIODeadline
     private var state = State.awaitingPeer
     private var context: ChannelHandlerContext?
     private var isListed = false
 
-    init(on loop: SessionLoop, policy: OpeningPolicy) {
+    init(on loop: SessionLoop, policy: OpeningPolicy, security: CurrentSecurity, generation: UInt64) {
         self.loop = loop
         self.policy = policy
+        self.security = security
+        self.generation = generation
         self.deadline = .now() + TimeAmount(loop.limits.openingTimeout)
     }
 
@@ -143,28 +155,52 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         switch (self.state, self.unwrapInboundIn(data)) {
         case (.awaitingHead(let peer), .head(let head)): self.judge(context, head, peer)
-        case (.awaitingEnd(let peer, let acceptance), .end): self.open(context, peer, acceptance)
+        case (.awaitingEnd(let admission, let acceptance), .end): self.open(context, admission, acceptance)
         default: break
         }
     }
 
     private func judge(_ context: ChannelHandlerContext, _ head: HTTPRequestHead, _ peer: VerifiedPeer) {
+        // First: who is nobody here learns nothing else.
+        guard let admission = self.admit(context, peer, judgedBy: self.generation) else { return }
         let request = OpeningRequest(
             method: head.method.rawValue, target: head.uri, majorVersion: head.version.major, minorVersion: head.version.minor,
             headers: head.headers.map { ($0.name, $0.value) })
         switch ServerOpeningHandshake.judge(request, policy: self.policy) {
         case .refuse(let refusal): self.refuse(context, refusal)
-        case .accept(let acceptance): self.state = .awaitingEnd(peer, acceptance)
+        case .accept(let acceptance): self.state = .awaitingEnd(admission, acceptance)
+        }
+    }
+
+    /// Who `peer` is by the set in use; nil if it was refused.
+    ///
+    /// - Parameter generation: Of the set that its chain was judged by: a reload since then has it judged again.
+    private func admit(_ context: ChannelHandlerContext, _ peer: VerifiedPeer, judgedBy generation: UInt64) -> Admission? {
+        let set = self.security.set
+        switch set.generation == generation ? set.admit(peer) : set.judge(peer) {
+        case .admitted(let peer, let principal): return Admission(peer: peer, principal: principal, generation: set.generation)
+        case .refused(let refusal):
+            let response = ServerOpeningHandshake.Refusal.forbidden(refusal.toldPeer)
+            self.refuse(
+                context, response,
+                Rejection(
+                    .opening, address: self.address(context), check: refusal.check, reason: refusal.detail, remedy: refusal.remedy,
+                    told: "\(response.status) \(response.reason)"))
+            return nil
         }
     }
 
     private func refuse(_ context: ChannelHandlerContext, _ refusal: ServerOpeningHandshake.Refusal) {
-        if case .done = self.state { return }
-        self.refused(
-            context, "opening refused",
+        self.refuse(
+            context, refusal,
             Rejection(
                 .opening, address: self.address(context), check: "http.\(refusal.status)", reason: refusal.explanation,
                 told: "\(refusal.status) \(refusal.reason)"))
+    }
+
+    private func refuse(_ context: ChannelHandlerContext, _ refusal: ServerOpeningHandshake.Refusal, _ rejection: Rejection) {
+        if case .done = self.state { return }
+        self.refused(context, "opening refused", rejection)
         self.loop.counters.openingsRefused[refusal.status, default: 0] += 1
         self.state = .done
         context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: refusal.responseBytes)), promise: nil)
@@ -175,59 +211,81 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
 
     private var peer: VerifiedPeer? {
         switch self.state {
-        case .awaitingHead(let peer), .awaitingEnd(let peer, _), .awaitingAudit(let peer): return peer
+        case .awaitingHead(let peer): return peer
+        case .awaitingEnd(let admission, _), .awaitingAudit(let admission): return admission.peer
         case .awaitingPeer, .done: return nil
         }
     }
 
-    private func open(_ context: ChannelHandlerContext, _ peer: VerifiedPeer, _ acceptance: ServerOpeningHandshake.Acceptance) {
+    private func open(_ context: ChannelHandlerContext, _ admission: Admission, _ acceptance: ServerOpeningHandshake.Acceptance) {
         guard !self.loop.isDraining, self.loop.factory != nil else {
             return self.refuse(context, .unavailable("the server is stopping", retryAfterSeconds: Self.retryAfterSeconds))
         }
-        let principal = Principal.admit(peer)
-        if let refusal = self.loop.census.enter(principal.fingerprint) {
-            let whose = refusal == .total ? "connections" : "connections with this certificate"
+        guard let admission = self.stillAdmitted(context, admission) else { return }
+        let principal = admission.principal
+        if let refusal = self.loop.census.enter(principal.fingerprint, principal: principal.name) {
+            let whose =
+                switch refusal {
+                case .total: "connections"
+                case .certificate: "connections with this certificate"
+                case .principal: "connections of this principal"
+                }
             return self.refuse(context, .unavailable("too many \(whose)", retryAfterSeconds: Self.retryAfterSeconds))
         }
         let info = SessionInfo(
-            connectionID: self.loop.makeConnectionID(), principal: principal,
-            address: self.address(context), subprotocol: acceptance.subprotocol,
-            tls: "\(peer.tlsVersion) \(peer.cipher) \(peer.group)")
+            connectionID: self.loop.makeConnectionID(), principal: principal, address: self.address(context),
+            subprotocol: acceptance.subprotocol, tls: "\(admission.peer.tlsVersion) \(admission.peer.cipher) \(admission.peer.group)")
         guard self.loop.audit.isRequired else {
             self.loop.audit.record(.connectionAdmitted(info))
-            return self.open(context, info, acceptance)
+            return self.open(context, info, admission, acceptance)
         }
-        self.state = .awaitingAudit(peer)
+        self.state = .awaitingAudit(admission)
         let here = NIOLoopBound((self, context), eventLoop: context.eventLoop)
         self.loop.audit.record(.connectionAdmitted(info)) { isWritten in
             here.eventLoop.execute { here.value.0.audited(here.value.1, isWritten, info, acceptance) }
         }
     }
 
+    /// The same, by the set in use now; nil if that one refuses it.
+    private func stillAdmitted(_ context: ChannelHandlerContext, _ admission: Admission) -> Admission? {
+        guard self.security.set.generation != admission.generation else { return admission }
+        return self.admit(context, admission.peer, judgedBy: admission.generation)
+    }
+
     /// The audit log has the admission, or cannot take it.
     private func audited(
         _ context: ChannelHandlerContext, _ isWritten: Bool, _ info: SessionInfo, _ acceptance: ServerOpeningHandshake.Acceptance
     ) {
-        guard case .awaitingAudit = self.state, isWritten, !self.loop.isDraining else {
-            self.loop.census.leave(info.principal.fingerprint)
+        guard case .awaitingAudit(let before) = self.state, isWritten, !self.loop.isDraining,
+            let admission = self.stillAdmitted(context, before)
+        else {
+            self.loop.census.leave(info.principal.fingerprint, principal: info.principal.name)
             if isWritten {
                 self.loop.audit.record(.connectionEnded(info, SessionEnd(.network, .connectionLost, nil, "gone before its 101")))
             }
             return self.refuse(context, .unavailable("the server cannot take connections now", retryAfterSeconds: Self.retryAfterSeconds))
         }
-        self.open(context, info, acceptance)
+        self.loop.census.move(from: info.principal.name, to: admission.principal.name)
+        var info = info
+        info.principal = admission.principal
+        self.open(context, info, admission, acceptance)
     }
 
-    private func open(_ context: ChannelHandlerContext, _ info: SessionInfo, _ acceptance: ServerOpeningHandshake.Acceptance) {
+    /// From the judgement to the session's place in the list nothing else runs on this loop: who is not seen by the set in use is seen by the
+    /// one that follows it.
+    private func open(
+        _ context: ChannelHandlerContext, _ info: SessionInfo, _ admission: Admission, _ acceptance: ServerOpeningHandshake.Acceptance
+    ) {
         guard let factory = self.loop.factory else { return self.abort() }
         self.state = .done
-        let session = SessionHandler(info, on: self.loop, delegate: factory.makeDelegate(for: info))
+        let session = SessionHandler(
+            info, peer: admission.peer, generation: admission.generation, on: self.loop, delegate: factory.makeDelegate(for: info))
         // Before the session exists, so that nothing overtakes the 101.
         context.write(self.wrapOutboundOut(ByteBuffer(string: acceptance.responseBytes)), promise: nil)
         do {
             try context.pipeline.syncOperations.addHandler(session, position: .after(self))
         } catch {
-            self.loop.census.leave(info.principal.fingerprint)
+            self.loop.census.leave(info.principal.fingerprint, principal: info.principal.name)
             session.delegate.sessionEnded(session)
             context.close(promise: nil)
             return
@@ -254,9 +312,8 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     private func refused(_ context: ChannelHandlerContext, _ message: Logger.Message, _ rejection: Rejection) {
         var rejection = rejection
         if let peer = self.peer {
-            let principal = Principal.admit(peer)
-            rejection.principal = principal.name
-            rejection.certificate = AuditedCertificate(principal.certificate)
+            if case .admitted(_, let principal) = self.security.set.admit(peer) { rejection.principal = principal.name }
+            rejection.certificate = AuditedCertificate(peer.leaf)
         }
         if rejection.check == "\(TLSError.Code.identityAwaited)" {
             self.logAwaitedIdentity(rejection)

@@ -30,6 +30,10 @@ public struct ServerLimits: Sendable, Hashable {
     /// From our close frame to the peer's. Then the TCP connection is closed.
     public var closingTimeout: Duration = .seconds(10)
 
+    /// The same, for a peer whose certificate was taken back, has expired or is not allowed any more. 1 s: it is served nothing from our close
+    /// frame on, and has no claim to more.
+    public var refusedClosingTimeout: Duration = .seconds(1)
+
     /// Requests of one connection that are not answered yet. At the limit nothing more is read from it until one is.
     public var maximumRequestsInFlight = 1_024
 
@@ -43,6 +47,10 @@ public struct ServerLimits: Sendable, Hashable {
     /// Open connections. The next opening handshake is answered with 503.
     public var maximumConnections = 10_000
 
+    /// Open connections of the same principal, whatever their certificates. The next opening handshake is answered with 503. 2,000: room for
+    /// twice ``maximumConnectionsPerCertificate`` while a certificate is replaced by its successor.
+    public var maximumConnectionsPerPrincipal = 2_000
+
     /// Open connections that present the same certificate. The next opening handshake is answered with 503.
     public var maximumConnectionsPerCertificate = 1_000
 
@@ -50,6 +58,23 @@ public struct ServerLimits: Sendable, Hashable {
     /// a peer without a certificate holds a descriptor and some KiB until ``openingTimeout``, and must not take those of the clients. 1,024:
     /// at 1.5 ms for each handshake, a third of what a loop gets through in that time.
     public var maximumOpenings = 1_024
+
+    /// Handshakes that may begin in a second, whoever they are, and how many at once after a quiet time. The next connections are closed as
+    /// soon as they are accepted, before any TLS. 1,000: what two cores get through, at 1.5 ms each and with other work to do. 2,000 at once:
+    /// a fifth of ``maximumConnections`` coming back together after a network was cut.
+    public var maximumHandshakesPerSecond = 1_000
+    /// See ``maximumHandshakesPerSecond``.
+    public var maximumHandshakeBurst = 2_000
+
+    /// The same for one IPv4 address, or one IPv6 network (/64). 100: a tenth of all, so that one address with bad certificates costs a
+    /// seventh of a core. 1,000 at once: all connections of one certificate, behind one address.
+    public var maximumHandshakesPerSecondAndAddress = 100
+    /// See ``maximumHandshakesPerSecondAndAddress``.
+    public var maximumHandshakeBurstOfAddress = 1_000
+
+    /// Descriptors that connections leave to the engine, log and listeners: accepting pauses before they take these, and goes on when some
+    /// connections have ended. At most half of what the process may have. 512: the engine's tables and logs, and some.
+    public var descriptorReserve = 512
 
     /// Age at which a connection is drained with 1001, for example to make clients meet a new policy; `nil` is never.
     public var connectionLifetime: Duration?
@@ -84,11 +109,13 @@ public struct ServerCloseCodes: Sendable, Hashable {
     public var missedPong: UInt16 = 1011
     /// The peer does not take what is sent to it: 1013, try again later.
     public var slowReader: UInt16 = 1013
+    /// The peer's certificate was taken back, has expired or is not allowed any more: 1008, policy violation.
+    public var refused: UInt16 = 1008
     /// A stored value could not be read: 1011.
     public var storageFailure: UInt16 = 1011
 
     /// The defaults.
     public init() {}
 
-    var all: [UInt16] { [self.stop, self.restart, self.lifetime, self.missedPong, self.slowReader, self.storageFailure] }
+    var all: [UInt16] { [self.stop, self.restart, self.lifetime, self.missedPong, self.slowReader, self.refused, self.storageFailure] }
 }

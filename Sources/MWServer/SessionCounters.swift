@@ -16,8 +16,18 @@ package struct SessionCounters: Sendable {
     /// By HTTP status.
     package var openingsRefused: [Int: UInt64] = [:]
     package var openingsTimedOut: UInt64 = 0
-    /// Closed at once, over ``ServerLimits/maximumOpenings``.
-    package var openingsShed: UInt64 = 0
+    /// Closed as soon as they were accepted.
+    package var openingsShed: [Shed: UInt64] = [:]
+
+    /// Why a connection was closed before anything of it was read.
+    package enum Shed: String, Sendable, Hashable, CaseIterable {
+        /// ``ServerLimits/maximumOpenings``
+        case tooManyOpenings
+        /// ``ServerLimits/maximumHandshakesPerSecond``
+        case tooManyHandshakes
+        /// ``ServerLimits/maximumHandshakesPerSecondAndAddress``
+        case tooManyHandshakesOfAddress
+    }
 
     package var getRequests: UInt64 = 0
     package var putRequests: UInt64 = 0
@@ -43,7 +53,6 @@ struct ServerMetrics: Sendable {
     private let accepted = Counter(label: "mwstorage_connections_accepted_total")
     private let opened = Counter(label: "mwstorage_connections_opened_total")
     private let openingsTimedOut = Counter(label: "mwstorage_openings_timed_out_total")
-    private let openingsShed = Counter(label: "mwstorage_openings_shed_total")
     private let get = Counter(label: "mwstorage_requests_total", dimensions: [("type", "get")])
     private let put = Counter(label: "mwstorage_requests_total", dimensions: [("type", "put")])
     private let remove = Counter(label: "mwstorage_requests_total", dimensions: [("type", "remove")])
@@ -66,7 +75,6 @@ struct ServerMetrics: Sendable {
         self.accepted.add(counters.connectionsAccepted)
         self.opened.add(counters.connectionsOpened)
         self.openingsTimedOut.add(counters.openingsTimedOut)
-        self.openingsShed.add(counters.openingsShed)
         self.get.add(counters.getRequests)
         self.put.add(counters.putRequests)
         self.remove.add(counters.removeRequests)
@@ -80,6 +88,9 @@ struct ServerMetrics: Sendable {
         // Rare, and bounded by the causes, codes and statuses there are.
         for (cause, count) in counters.connectionsClosed {
             Counter(label: "mwstorage_connections_closed_total", dimensions: [("cause", cause.rawValue)]).add(count)
+        }
+        for (reason, count) in counters.openingsShed {
+            Counter(label: "mwstorage_openings_shed_total", dimensions: [("reason", reason.rawValue)]).add(count)
         }
         for (outcome, count) in counters.handshakes {
             Counter(label: "mwstorage_handshakes_total", dimensions: [("outcome", outcome)]).add(count)

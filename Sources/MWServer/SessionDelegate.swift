@@ -14,6 +14,9 @@ package protocol SessionDelegate: AnyObject {
     /// The network takes bytes again: answers that waited because ``SessionHandler/mayAnswer`` was false can go on.
     func mayGoOn(in session: SessionHandler)
 
+    /// ``SessionInfo/principal`` of `session` is another, or has other rights, from its next request on.
+    func principalChanged(in session: SessionHandler)
+
     /// The connection is gone; nothing can be sent any more. Nothing is called after it.
     func sessionEnded(_ session: SessionHandler)
 }
@@ -21,6 +24,7 @@ package protocol SessionDelegate: AnyObject {
 extension SessionDelegate {
     package func readBurstEnded(in session: SessionHandler) {}
     package func mayGoOn(in session: SessionHandler) {}
+    package func principalChanged(in session: SessionHandler) {}
     package func sessionEnded(_ session: SessionHandler) {}
 }
 
@@ -49,7 +53,8 @@ extension SessionFactory {
 package struct SessionInfo: Sendable {
     /// Different for each connection of a server.
     package let connectionID: UInt64
-    package let principal: Principal
+    /// A reload may change it.
+    package internal(set) var principal: Principal
     /// `address:port` of the peer.
     package let address: String
     /// nil is mwDB's own protocol.
@@ -84,6 +89,13 @@ package struct SessionEnd: Sendable, Hashable {
         case closingTimeout
         case connectionLost
         case delegate
+        // What a new set of trust, refusals and policy says, or the clock.
+        case certificateExpired
+        case certificateRevoked
+        case revocationUnknown
+        case refusedByList
+        case noLongerTrusted
+        case notAllowed
     }
 
     package var side: Side

@@ -1,6 +1,15 @@
 internal import Logging
+package import MWPKI
+package import MWTLS
 package import MWWebSocket
 package import NIOCore
+internal import NIOPosix
+
+#if canImport(Glibc)
+    internal import Glibc
+#elseif canImport(Darwin)
+    internal import Darwin
+#endif
 
 /// One WebSocket session on its event loop: drives the frame machine, hands messages to its delegate, and sends what the delegate writes.
 ///
@@ -41,7 +50,9 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
     private static let flushThresholdBytes = 256 * 1024
 
-    package let info: SessionInfo
+    package private(set) var info: SessionInfo
+    /// Who TLS says is there, as the newest ``SecuritySet`` sees it.
+    package private(set) var peer: VerifiedPeer
     package let loop: SessionLoop
     /// Requests that were taken and are not answered yet.
     package private(set) var requestsInFlight = 0
@@ -69,12 +80,17 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var pingedAt: NIODeadline?
     /// Since when the network took nothing, while it had too much to take.
     private var unwritableSince: NIODeadline?
+    /// Of the ``SecuritySet`` that judged last.
+    private var generation: UInt64
     /// Bytes handed to the network in all, and what it had taken of them at the last tick.
     private var writtenBytes = 0
     private var takenBytesAtLastTick = 0
 
-    package init(_ info: SessionInfo, on loop: SessionLoop, delegate: any SessionDelegate) {
+    /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
+    package init(_ info: SessionInfo, peer: VerifiedPeer, generation: UInt64, on loop: SessionLoop, delegate: any SessionDelegate) {
         self.info = info
+        self.peer = peer
+        self.generation = generation
         self.loop = loop
         self.delegate = delegate
         self.machine = WebSocketStateMachine(role: .server, limits: loop.webSocketLimits)
@@ -324,6 +340,12 @@ package final class SessionHandler: ChannelDuplexHandler {
         }
     }
 
+    /// Closes when what its peer presented has come to its end, by the clock on the wall.
+    package func judgeDates(at now: Timestamp) {
+        guard case .open = self.phase, now >= self.peer.validUntil else { return }
+        self.close(refused: PeerRefusal(endOf: self.peer, at: now))
+    }
+
     /// A slow reader that takes something is not one that takes nothing, whatever else is sent to it meanwhile.
     private func noteProgress(_ now: NIODeadline) {
         guard self.unwritableSince != nil else { return }
@@ -362,6 +384,40 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Begins the closing handshake; what was written before goes out first.
     package func close(_ cause: SessionEnd.Cause, _ code: UInt16, _ reason: String) {
         self.close(SessionEnd(.server, cause, CloseCode(rawValue: code) ?? .internalError, reason))
+    }
+
+    /// What a newer set of trust, refusals and policy says of the peer: it stays, as who it is now, or is closed at once.
+    func apply(_ verdict: PeerVerdict, generation: UInt64, counting outcome: inout JudgingOutcome) {
+        guard case .open = self.phase, generation >= self.generation else { return }
+        self.generation = generation
+        outcome.judged += 1
+        switch verdict {
+        case .admitted(let peer, let principal):
+            self.peer = peer
+            guard principal != self.info.principal else { return }
+            outcome.changed += 1
+            self.loop.principalChanged(of: self, to: principal)
+            self.info.principal = principal
+            self.delegate.principalChanged(in: self)
+        case .refused(let refusal):
+            outcome.closed += 1
+            self.close(refused: refusal)
+        }
+    }
+
+    /// Serves nothing more: what it asked for is not answered, and what was answered and not taken yet is thrown away.
+    private func close(refused refusal: PeerRefusal) {
+        let code = self.loop.closeCodes.refused
+        self.loop.sessionRefused(self, refusal)
+        if self.bufferedBytes > 0 {
+            // Also what only the system still holds.
+            _ = (self.context?.channel as? any SocketOptionProvider)?.setSoLinger(linger(l_onoff: 1, l_linger: 0))
+            self.end = SessionEnd(.server, refusal.cause, CloseCode(rawValue: code), refusal.toldPeer)
+            return self.abort(refusal.toldPeer)
+        }
+        self.close(refusal.cause, code, refusal.toldPeer)
+        guard case .closing(let deadline) = self.phase else { return }
+        self.phase = .closing(min(deadline, self.loop.now + TimeAmount(self.loop.limits.refusedClosingTimeout)))
     }
 
     private func close(_ end: SessionEnd) {

@@ -1,5 +1,5 @@
 package import Logging
-internal import MWPKI
+package import MWPKI
 internal import MWTLS
 package import MWWebSocket
 package import NIOCore
@@ -101,13 +101,17 @@ package final class SessionLoop {
     ///
     /// - Parameter lateness: How long this loop ran nothing, or something else. Peers are not blamed for a time in which we did not listen:
     ///   a long one, half of ``ServerLimits/pongTimeout``, is not counted as their silence.
-    package func ticked(_ now: NIODeadline, lateBy lateness: TimeAmount = .zero) {
+    /// - Parameter date: The clock on the wall, for the ends of certificates.
+    package func ticked(_ now: NIODeadline, lateBy lateness: TimeAmount = .zero, date: Timestamp = .now()) {
         if lateness > TimeAmount(self.limits.pongTimeout / 2) {
             for session in self.sessions { session.forgiveSilence(of: lateness) }
         }
         self.now = now
         for opening in self.openings { opening.ticked(now) }
-        for session in self.sessions { session.ticked(now) }
+        for session in self.sessions {
+            session.ticked(now)
+            session.judgeDates(at: date)
+        }
         self.factory?.ticked(now)
     }
 
@@ -144,7 +148,7 @@ package final class SessionLoop {
             last.index = session.index
             self.sessions[session.index] = last
         }
-        self.census.leave(session.info.principal.fingerprint)
+        self.census.leave(session.info.principal.fingerprint, principal: session.info.principal.name)
         self.counters.connectionsClosed[end.cause, default: 0] += 1
         self.audit.record(.connectionEnded(session.info, end))
         self.log(
@@ -154,6 +158,18 @@ package final class SessionLoop {
                 "reason": "\(end.reason)",
             ])
         self.succeedIfEmpty()
+    }
+
+    func principalChanged(of session: SessionHandler, to principal: Principal) {
+        self.census.move(from: session.info.principal.name, to: principal.name)
+        self.log(session.info, level: .notice, "principal changed", ["principal_now": "\(principal.name)"])
+    }
+
+    /// A connection that is open is about to be closed, because of who its peer is.
+    func sessionRefused(_ session: SessionHandler, _ refusal: PeerRefusal) {
+        self.log(
+            session.info, level: .notice, "connection refused after it was open",
+            ["cause": "\(refusal.cause.rawValue)", "reason": "\(refusal.detail)"])
     }
 
     /// One line that says who, at the level that fits.

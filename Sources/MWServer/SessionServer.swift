@@ -14,13 +14,15 @@ internal import Synchronization
 
 /// A listener for WebSocket over mutual TLS, whatever its sessions say: ``StorageServer`` and the echo executable are one of these each.
 ///
-/// Call order: ``init(_:context:eventLoops:logger:publish:makeFactory:)``, ``listen(on:)``, any number of ``use(_:)``, then ``stop(_:code:reason:within:)`` and
-/// ``shutdown()``.
+/// Call order: ``init(_:security:eventLoops:logger:publish:makeFactory:)``, ``listen(on:)``, any number of ``judgeSessions(by:)``, then
+/// ``stop(_:code:reason:within:)`` and ``shutdown()``.
 package final class SessionServer: Sendable {
     package struct Options: Sendable {
         package var limits = ServerLimits()
         package var closeCodes = ServerCloseCodes()
         package var opening = OpeningPolicy()
+        /// What the process may have open; nil asks the system.
+        package var descriptors: Int?
 
         package init() {}
     }
@@ -34,8 +36,13 @@ package final class SessionServer: Sendable {
     private let logger: Logger
     private let group: MultiThreadedEventLoopGroup
     private let loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>]
-    private let context: Mutex<TLSContext>
+    /// What each event loop has for its sessions, to be used there.
+    let sessionLoops: [NIOLoopBound<SessionLoop>]
+    /// Who gets in. What replaces it holds for every handshake from then on; ``judgeSessions(by:)`` brings it to those who are in.
+    package let security: CurrentSecurity
     private let listeners = Mutex<[any Channel]>([])
+    private let handshakes: Mutex<HandshakeBudget>
+    private let acceptGate: Mutex<AcceptGate>
     package let census: ConnectionCensus
     package let audit: AuditLog
 
@@ -46,25 +53,29 @@ package final class SessionServer: Sendable {
     }
 
     /// - Parameters:
-    ///   - context: For new connections, until ``use(_:)`` says another.
     ///   - makeFactory: Called once on each event loop, after all loops exist.
     package init(
-        _ options: Options, context: TLSContext, eventLoops: Int, audit: AuditLog? = nil, logger: Logger,
+        _ options: Options, security: CurrentSecurity, eventLoops: Int, audit: AuditLog? = nil, logger: Logger,
         publish: @escaping @Sendable (SessionCounters) -> Void = { _ in },
         makeFactory: @escaping @Sendable (SessionLoop) -> any SessionFactory
     ) async throws {
         self.options = options
         self.logger = logger
-        self.context = Mutex(context)
+        self.security = security
         let audit = audit ?? AuditLog(logger: logger)
         self.audit = audit
         let census = ConnectionCensus(options.limits)
         self.census = census
+        var random = SystemRandomNumberGenerator()
+        self.handshakes = Mutex(HandshakeBudget(options.limits, seed: (random.next(), random.next())))
+        self.acceptGate = Mutex(
+            AcceptGate(descriptors: options.descriptors ?? Self.allowedDescriptors, reserve: options.limits.descriptorReserve))
         let group = MultiThreadedEventLoopGroup(numberOfThreads: max(1, eventLoops))
         self.group = group
         var loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>] = [:]
+        var sessionLoops: [NIOLoopBound<SessionLoop>] = []
         for (number, eventLoop) in group.makeIterator().enumerated() {
-            loops[ObjectIdentifier(eventLoop)] = try await eventLoop.submit {
+            let (entry, sessions) = try await eventLoop.submit {
                 let sessions = SessionLoop(
                     eventLoop: eventLoop, number: number, loopCount: eventLoops, limits: options.limits, closeCodes: options.closeCodes,
                     census: census, audit: audit, logger: logger)
@@ -73,10 +84,16 @@ package final class SessionServer: Sendable {
                 let gate = HandshakeGate(
                     eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
                     maximumWaiting: options.limits.maximumWaitingHandshakes)
-                return NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop)
+                return (
+                    NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop),
+                    NIOLoopBound(sessions, eventLoop: eventLoop)
+                )
             }.get()
+            loops[ObjectIdentifier(eventLoop)] = entry
+            sessionLoops.append(sessions)
         }
         self.loops = loops
+        self.sessionLoops = sessionLoops
     }
 
     /// The policy that makes `limits` hold in TLS too.
@@ -84,11 +101,6 @@ package final class SessionServer: Sendable {
 
     /// The event loops, to bring things to.
     package var eventLoops: [any EventLoop] { Array(self.group.makeIterator()) }
-
-    /// New connections get `context`; those that are open keep theirs.
-    package func use(_ context: TLSContext) { self.context.withLock { $0 = context } }
-
-    package var currentContext: TLSContext { self.context.withLock { $0 } }
 
     // MARK: Listening
 
@@ -152,16 +164,59 @@ package final class SessionServer: Sendable {
 
     private func accept(_ channel: any Channel) throws {
         guard let entry = self.loops[ObjectIdentifier(channel.eventLoop)]?.value else { preconditionFailure("a loop of another group") }
-        guard entry.sessions.openingCount < self.options.limits.maximumOpenings else {
-            entry.sessions.counters.openingsShed += 1
+        self.countDescriptor(of: channel)
+        if let reason = self.reasonToShed(channel, entry.sessions) {
+            entry.sessions.counters.openingsShed[reason, default: 0] += 1
             return channel.close(promise: nil)
         }
         let pipeline = channel.pipeline.syncOperations
-        try pipeline.addHandler(TLSHandler(context: self.currentContext, gate: entry.gate))
+        let set = self.security.set
+        try pipeline.addHandler(TLSHandler(context: set.context, gate: entry.gate))
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
         try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))
-        try pipeline.addHandler(OpeningHandler(on: entry.sessions, policy: self.options.opening))
+        try pipeline.addHandler(
+            OpeningHandler(
+                on: entry.sessions, policy: self.options.opening, security: self.security, generation: set.generation))
     }
+
+    /// Why this connection is not even listened to: the cheapest refusal there is.
+    private func reasonToShed(_ channel: any Channel, _ sessions: SessionLoop) -> SessionCounters.Shed? {
+        guard sessions.openingCount < self.options.limits.maximumOpenings else { return .tooManyOpenings }
+        let address = channel.remoteAddress.flatMap(AddressPrefix.init)
+        switch self.handshakes.withLock({ $0.admit(address, at: NIODeadline.now().uptimeNanoseconds) }) {
+        case .admitted: return nil
+        case .addressExhausted: return .tooManyHandshakesOfAddress
+        case .exhausted: return .tooManyHandshakes
+        }
+    }
+
+    // MARK: Descriptors
+
+    private static var allowedDescriptors: Int {
+        var limit = rlimit()
+        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return 1_024 }
+        return Int(clamping: limit.rlim_cur)
+    }
+
+    private func countDescriptor(of channel: any Channel) {
+        self.act(on: self.acceptGate.withLock { $0.accepted() })
+        channel.closeFuture.whenComplete { [self] _ in self.act(on: self.acceptGate.withLock { $0.closed() }) }
+    }
+
+    private func act(on action: AcceptGate.Action) {
+        switch action {
+        case .none: return
+        case .pause:
+            self.logger.warning(
+                "accepting is paused: file descriptors run low", metadata: ["remedy": "raise the limit of open files, or close connections"]
+            )
+        case .resume: self.logger.notice("accepting goes on")
+        }
+        for listener in self.listeners.withLock({ $0 }) { listener.setOption(.autoRead, value: action == .resume).whenFailure { _ in } }
+    }
+
+    /// Whether connections wait to be accepted, for want of descriptors.
+    package var isAcceptingPaused: Bool { self.acceptGate.withLock { $0.isPaused } }
 
     // MARK: Stopping
 

@@ -32,6 +32,9 @@ public final class StorageServer: Service, Sendable {
         let storage: Storage
         let audit: AuditLog
         let sessions: SessionServer
+        let security: SecurityDesk
+        // Safety: made by start(), cancelled and awaited by stop(); it shares nothing but what is Sendable.
+        let watching: Task<Void, Never>
         let observation: StorageObservation
         let addresses: [SocketAddress]
     }
@@ -83,7 +86,8 @@ public final class StorageServer: Service, Sendable {
         try self.configuration.validate()
         var resolved: [SocketAddress] = []
         for address in self.configuration.addresses { resolved += try address.resolved() }
-        _ = try self.loadContext(for: resolved)
+        let source = SecuritySource(self.configuration, challenges: self.challenges, addresses: resolved)
+        _ = try source.makeSet(source.load(), refusing: self.openJournal().refusals, generation: 1)
     }
 
     /// Where it listens, with the ports that the system chose; empty unless it runs.
@@ -120,6 +124,9 @@ public final class StorageServer: Service, Sendable {
             return running
         }
         guard let running else { return }
+        running.watching.cancel()
+        await running.watching.value
+        await running.security.finish()
         self.logger.info("draining", metadata: ["connections": "\(running.sessions.census.total)"])
         let codes = self.configuration.closeCodes
         await running.sessions.stop(
@@ -132,25 +139,60 @@ public final class StorageServer: Service, Sendable {
         self.logger.info("stopped")
     }
 
-    /// Loads certificates, keys, trust and revocation lists anew, for connections from now on. Those that are open stay.
+    // MARK: Who gets in
+
+    /// Loads certificates, keys, trust, revocation lists and refusals anew: all of it or nothing. What is new holds for every handshake from
+    /// then on, and every open connection is judged by it; those that it refuses are closed with 1008. Returns when none of them is served
+    /// any more.
     ///
     /// Throws ``ServerError`` when the new set cannot be used; then the one in use stays.
-    public func reload() async throws {
+    public func reload() async throws { try await self.reload(.program) }
+
+    /// The same, and remembers what asked for it. Returns what became of the open connections.
+    @discardableResult
+    package func reload(_ trigger: ReloadTrigger) async throws -> JudgingOutcome {
+        let running = try self.running()
+        return try await running.security.reload(trigger) { await running.sessions.judgeSessions(by: $0) }
+    }
+
+    /// Refuses a certificate, a serial number or an identity from now on, over restarts too, and closes its open connections.
+    ///
+    /// It is on disk, and nobody refused is served any more, when this returns. Throws ``ServerError`` when the disk did not keep it; it is in
+    /// force then until the server ends.
+    ///
+    /// - Parameter principal: Who asks for it.
+    /// - Returns: whether it was not refused before, and what became of the open connections.
+    @discardableResult
+    package func revoke(_ refusal: Refusal, by principal: String) async throws -> (isChanged: Bool, outcome: JudgingOutcome) {
+        try await self.change(refusal, isLifted: false, by: principal)
+    }
+
+    /// Takes back what ``revoke(_:by:)`` refused; what a file or a revocation list refuses stays refused.
+    @discardableResult
+    package func liftRefusal(_ refusal: Refusal, by principal: String) async throws -> Bool {
+        try await self.change(refusal, isLifted: true, by: principal).isChanged
+    }
+
+    private func change(
+        _ refusal: Refusal, isLifted: Bool, by principal: String
+    ) async throws -> (isChanged: Bool, outcome: JudgingOutcome) {
+        let running = try self.running()
+        return try await running.security.change(refusal, isLifted: isLifted, by: principal) {
+            await running.sessions.judgeSessions(by: $0)
+        }
+    }
+
+    /// What is in use, how it came to be, and what differs on disk; nil unless it runs. A system call for each file: not on an event loop.
+    package var securityStatus: SecurityStatus? {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return nil }
+        return running.security.status()
+    }
+
+    private func running() throws(ServerError) -> Running {
         guard case .running(let running) = self.state.withLock({ $0 }) else {
             throw ServerError(.wrongState, "server", "it does not run")
         }
-        do {
-            let context = try self.loadContext(for: running.addresses)
-            running.sessions.use(context)
-            self.metrics.reloaded(isDone: true)
-            self.logger.info("reloaded", metadata: Self.metadata(of: context))
-            running.audit.record(.reloadDone(Self.audited(context)))
-        } catch {
-            self.metrics.reloaded(isDone: false)
-            self.logger.error("reload failed, the old set stays in use", metadata: ["reason": "\(error)"])
-            running.audit.record(.reloadFailed(AuditedReload(trigger: "signal", failure: "\(error)")))
-            throw error
-        }
+        return running
     }
 
     // MARK: Its own certificate
@@ -158,7 +200,7 @@ public final class StorageServer: Service, Sendable {
     /// Whether it has a certificate to show; without one it runs, answers ACME challenges, and refuses every client.
     package var hasIdentity: Bool {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return false }
-        return running.sessions.currentContext.identity != nil
+        return running.security.current.set.context.identity != nil
     }
 
     /// From now on a CA that validates `serverName` with tls-alpn-01 (RFC 8737) is shown `identity` on the addresses that clients use; in
@@ -184,28 +226,38 @@ public final class StorageServer: Service, Sendable {
         try self.configuration.validate()
         var resolved: [SocketAddress] = []
         for address in self.configuration.addresses { resolved += try address.resolved() }
-        let context = try self.loadContext(for: resolved)
+        let source = SecuritySource(self.configuration, challenges: self.challenges, addresses: resolved)
+        // Before the store is opened, which makes a directory.
+        _ = try source.load()
         let audit = try self.openAuditLog()
         do {
-            return try await self.makeRunning(context, audit)
+            return try await self.makeRunning(source, audit)
         } catch {
             await audit.close()
             throw error
         }
     }
 
-    private func makeRunning(_ context: TLSContext, _ audit: AuditLog) async throws -> Running {
+    private func makeRunning(_ source: SecuritySource, _ audit: AuditLog) async throws -> Running {
         let storage = try self.openStorage()
         do {
-            let (sessions, observation) = try await self.makeSessions(context, storage, audit)
+            // Now that nobody else writes to the directory.
+            let security = try SecurityDesk(
+                source, journal: self.openJournal(), policy: self.configuration.reloading, audit: audit, logger: self.logger,
+                metrics: self.metrics)
+            let (sessions, observation) = try await self.makeSessions(security.current, storage, audit)
             do {
                 let addresses = try await sessions.listen(on: self.configuration.addresses)
-                self.logStarted(addresses, context, storage)
-                if let leaf = context.identity?.leaf {
+                self.logStarted(addresses, security, storage)
+                if let leaf = security.current.set.context.identity?.leaf {
                     audit.record(.certificateInstalled(AuditedCertificate(leaf), source: "start"))
                 }
                 audit.record(.serverStarted(addresses: addresses.map(\.hostAndPort)))
-                return Running(storage: storage, audit: audit, sessions: sessions, observation: observation, addresses: addresses)
+                // Safety: see Running.watching.
+                let watching = Task { await security.watch { await sessions.judgeSessions(by: $0) } }
+                return Running(
+                    storage: storage, audit: audit, sessions: sessions, security: security, watching: watching, observation: observation,
+                    addresses: addresses)
             } catch {
                 await Self.close(sessions, storage, observation)
                 throw error
@@ -226,6 +278,15 @@ public final class StorageServer: Service, Sendable {
         return AuditLog(sink: sink, isRequired: destination.isRequired, logger: self.logger)
     }
 
+    private func openJournal() throws(ServerError) -> RefusalJournal {
+        do {
+            return try RefusalJournal(directory: self.configuration.dataDirectory)
+        } catch {
+            throw ServerError(
+                .materialRejected, "refusals", "the list of what was revoked cannot be used, so nobody is let in", underlying: error)
+        }
+    }
+
     /// The store first: its last outcomes need the event loops.
     private static func close(_ sessions: SessionServer, _ storage: Storage, _ observation: StorageObservation) async {
         observation.cancel()
@@ -242,7 +303,7 @@ public final class StorageServer: Service, Sendable {
         }
     }
 
-    private func makeSessions(_ context: TLSContext, _ storage: Storage, _ audit: AuditLog) async throws -> (
+    private func makeSessions(_ security: CurrentSecurity, _ storage: Storage, _ audit: AuditLog) async throws -> (
         SessionServer, StorageObservation
     ) {
         var options = SessionServer.Options()
@@ -251,7 +312,7 @@ public final class StorageServer: Service, Sendable {
         let loops = StorageLoops()
         let reloads = ReloadBroadcaster { batch in loops.forEach { $0.reloadsCommitted(batch) } }
         let sessions = try await SessionServer(
-            options, context: context, eventLoops: self.configuration.eventLoops ?? System.coreCount, audit: audit,
+            options, security: security, eventLoops: self.configuration.eventLoops ?? System.coreCount, audit: audit,
             logger: self.logger,
             publish: { [metrics = self.metrics] in metrics.publish($0) },
             makeFactory: { loop in loops.make(on: loop, storage: storage, reloads: reloads) })
@@ -259,22 +320,6 @@ public final class StorageServer: Service, Sendable {
     }
 
     // MARK: Certificates
-
-    private func loadContext(for addresses: [SocketAddress]) throws(ServerError) -> TLSContext {
-        let material: ServerMaterial
-        let context: TLSContext
-        do {
-            material = try self.configuration.tls.loadForServer()
-            context = try TLSContext(
-                server: material, challenges: self.challenges, policy: SessionServer.tlsPolicy(self.configuration.limits))
-        } catch {
-            throw ServerError(.materialRejected, "certificates", "the identity or trust store cannot be used", underlying: error)
-        }
-        try Self.check(material, at: .now(), for: addresses)
-        for warning in material.warnings(at: .now()) { self.logger.warning("\(warning)") }
-        if let leaf = material.identity?.leaf { self.metrics.certificateLoaded(notAfter: leaf.notAfter.secondsSince1970) }
-        return context
-    }
 
     /// What no server should start with.
     package static func check(
@@ -312,36 +357,19 @@ public final class StorageServer: Service, Sendable {
 
     // MARK: Log
 
-    private func logStarted(_ addresses: [SocketAddress], _ tls: TLSContext, _ storage: Storage) {
-        var metadata = Self.metadata(of: tls)
+    private func logStarted(_ addresses: [SocketAddress], _ security: SecurityDesk, _ storage: Storage) {
+        var metadata = security.loadedMetadata
+        let hasIdentity = security.current.set.context.identity != nil
         metadata["addresses"] = "\(addresses.map(\.hostAndPort).joined(separator: ", "))"
         metadata["engine"] = "\(storage.engineName)"
         metadata["data"] = "\(storage.directory)"
         metadata["durability"] = "\(self.configuration.durability.rawValue)"
         self.logger.info("listening", metadata: metadata)
-        if tls.identity == nil {
+        if !hasIdentity {
             self.logger.warning(
                 "there is no certificate yet: ACME challenges are answered, every other handshake is refused until it is issued")
         }
         // The access policy has its place in Principal.admit.
         self.logger.notice("no access policy: every member of the trust store has all rights")
-    }
-
-    private static func audited(_ tls: TLSContext) -> AuditedReload {
-        AuditedReload(
-            trigger: "signal", certificate: (tls.identity?.leaf).map { AuditedCertificate($0) }, trustAnchors: tls.trustStore.anchors.count,
-            revocationLists: tls.trustStore.revocationLists.count)
-    }
-
-    private static func metadata(of tls: TLSContext) -> Logger.Metadata {
-        var metadata: Logger.Metadata = [
-            "trust_anchors": "\(tls.trustStore.anchors.count)", "revocation_lists": "\(tls.trustStore.revocationLists.count)",
-        ]
-        if let leaf = tls.identity?.leaf {
-            metadata["subject"] = "\(leaf.subject)"
-            metadata["fingerprint"] = "\(leaf.sha256)"
-            metadata["not_after"] = "\(leaf.notAfter)"
-        }
-        return metadata
     }
 }

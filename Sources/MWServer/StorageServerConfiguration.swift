@@ -35,6 +35,11 @@ public struct StorageServerConfiguration: Sendable {
     public var addresses: [ListenAddress] = [.localhost]
     /// Our identity and whom we trust; loaded at the start and by ``StorageServer/reload()``.
     public var tls: TLSMaterialSource
+    /// Files of refused certificates and identities, one a line: `sha256:HEX`, `serial HEX [issuer NAME]` or `identity NAME`. Loaded with
+    /// ``tls``.
+    public var refusedFiles: [String] = []
+    /// When the set of certificates, trust, revocation lists, refusals and policy is loaded again.
+    public var reloading = ReloadPolicy()
     /// What keeps the data, such as `.rocksDB` of MWRocksDB.
     public var engine: StorageEngineFactory
     /// Where the data is. Made if it is not there; one server at a time may use it.
@@ -77,6 +82,10 @@ extension StorageServerConfiguration {
             ("maximumRequestsInFlight", limits.maximumRequestsInFlight), ("maximumUnsentBytes", limits.maximumUnsentBytes),
             ("maximumConnections", limits.maximumConnections),
             ("maximumConnectionsPerCertificate", limits.maximumConnectionsPerCertificate),
+            ("maximumConnectionsPerPrincipal", limits.maximumConnectionsPerPrincipal),
+            ("maximumHandshakesPerSecond", limits.maximumHandshakesPerSecond), ("maximumHandshakeBurst", limits.maximumHandshakeBurst),
+            ("maximumHandshakesPerSecondAndAddress", limits.maximumHandshakesPerSecondAndAddress),
+            ("maximumHandshakeBurstOfAddress", limits.maximumHandshakeBurstOfAddress),
             ("maximumHandshakeStepsPerTurn", limits.maximumHandshakeStepsPerTurn),
             ("maximumWaitingHandshakes", limits.maximumWaitingHandshakes), ("refusalLinesPerSecond", limits.refusalLinesPerSecond),
             ("refusalLinesAtOnce", limits.refusalLinesAtOnce),
@@ -85,8 +94,11 @@ extension StorageServerConfiguration {
         try require(limits.maximumMessageBytes <= Int(UInt32.max) / 2, "maximumMessageBytes", "must be below 2 GiB")
         let durations = [
             ("openingTimeout", limits.openingTimeout), ("pingInterval", limits.pingInterval), ("pongTimeout", limits.pongTimeout),
-            ("closingTimeout", limits.closingTimeout), ("unsentTimeout", limits.unsentTimeout),
+            ("closingTimeout", limits.closingTimeout), ("refusedClosingTimeout", limits.refusedClosingTimeout),
+            ("unsentTimeout", limits.unsentTimeout),
             ("connectionLifetime", limits.connectionLifetime ?? .seconds(1)), ("drainTimeout", self.drainTimeout),
+            ("reloading.watchInterval", self.reloading.watchInterval ?? .seconds(1)),
+            ("reloading.interval", self.reloading.interval ?? .seconds(1)), ("reloading.settleInterval", self.reloading.settleInterval),
         ]
         for (name, duration) in durations { try require(duration > .zero, name, "must be longer than nothing, is \(duration)") }
         for code in self.closeCodes.all {

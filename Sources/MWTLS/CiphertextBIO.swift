@@ -30,7 +30,7 @@ struct SessionState {
     /// Why the peer's chain was refused, as the verification callback saw it.
     var refusal: ChainRefusal?
     /// The chain that it accepted, until `PeerVerification.accept` takes it.
-    var verifiedChain: [Certificate] = []
+    var acceptedChain: AcceptedChain?
     /// The handshake is over: what OpenSSL's state machine does from here on, the peer caused.
     var isEstablished = false
     var keyUpdatesReceived = 0

@@ -5,10 +5,12 @@
 // 2. its key is not our own: the documented layout has the server's certificate in the server's trust store, so without this rule the
 //    server's key would open the server as a client;
 // 3. a pinned server is one of the pinned certificates;
-// 4. after the handshake, rules 1 to 3 were really applied to the certificate whose key signed: OpenSSL reports X509_V_OK also when no
+// 4. nothing of its chain, and no name of its leaf, is on our list of refusals;
+// 5. after the handshake, rules 1 to 4 were really applied to the certificate whose key signed: OpenSSL reports X509_V_OK also when no
 //    certificate came, and skips the callback when a session is resumed.
 //
-// Rules 1 to 3 run inside the handshake, so that the peer gets the alert that says why.
+// Rules 1 to 4 run inside the handshake, so that the peer gets the alert that says why; and again, for peers that are connected, when what
+// we trust has changed (`TLSContext.judge`).
 
 internal import COpenSSL
 package import MWPKI
@@ -26,14 +28,30 @@ package struct VerifiedPeer: Sendable {
     package let alias: String?
     /// A server's: the subjects of the authorities whose clients it says it accepts (RFC 8446 §4.2.4), in RFC 4514 form. Empty: any.
     package let announcedIssuers: [String]
+    /// From then on a handshake would refuse it, although nothing changed: a certificate of the chain has ended, or a revocation list.
+    package let validUntil: Timestamp
+    /// What it sent, the leaf first: with another trust store another chain may lead to an anchor.
+    fileprivate let sent: [Certificate]
 
     package var leaf: Certificate { chain[0] }
 
+    /// All that its verification depends on: peers of one presentation get one verdict.
+    package struct Presentation: Hashable, Sendable {
+        private let fingerprints: [CertificateFingerprint]
+
+        fileprivate init(_ fingerprints: [CertificateFingerprint]) { self.fingerprints = fingerprints }
+    }
+
+    package var presentation: Presentation { Presentation(sent.map(\.sha256)) }
+
     fileprivate init(
-        chain: [Certificate], tlsVersion: TLSPolicy.Version, cipher: String, group: String, alias: String?, announcedIssuers: [String]
+        chain: [Certificate], sent: [Certificate], validUntil: Timestamp, tlsVersion: TLSPolicy.Version, cipher: String, group: String,
+        alias: String?, announcedIssuers: [String]
     ) {
         precondition(!chain.isEmpty, "a verified chain has a leaf")
         self.chain = chain
+        self.sent = sent
+        self.validUntil = validUntil
         self.tlsVersion = tlsVersion
         self.cipher = cipher
         self.group = group
@@ -42,12 +60,13 @@ package struct VerifiedPeer: Sendable {
     }
 }
 
-/// Why a chain was refused inside the handshake.
-struct ChainRefusal {
+/// Why a chain was refused.
+struct ChainRefusal: Error {
     enum Rule {
         case chain
         case ownKey
         case notPinned
+        case refused(Refusal)
         case malformed(String)
     }
 
@@ -55,6 +74,14 @@ struct ChainRefusal {
     /// X509_V_ERR_…
     let result: Int32
     let certificate: TLSError.CertificateSummary?
+    /// The list that the refusal is about.
+    var revocationList: CertificateRevocationList?
+}
+
+/// A chain that passed, and what the peer had sent for it.
+struct AcceptedChain {
+    let chain: [Certificate]
+    let sent: [Certificate]
 }
 
 /// The rules of one context for its peers.
@@ -63,10 +90,14 @@ final class PeerVerification: Sendable {
     private let ownPin: PublicKeyPin?
     private let pins: Set<CertificateFingerprint>?
     private let trustStore: TrustStore
+    private let refusals: RefusalSet
+    private let time: Timestamp?
     let expectedName: ServerName?
 
-    /// `server` is how this context, a client's, judges servers; `nil` for a server's context.
-    init(own: Identity?, trustStore: TrustStore, server: ServerVerification?) {
+    /// `server` is how this context, a client's, judges servers; `nil` for a server's context. `time` replaces now.
+    init(own: Identity?, trustStore: TrustStore, server: ServerVerification?, refusals: RefusalSet, time: Timestamp?) {
+        self.refusals = refusals
+        self.time = time
         self.ownPin = own?.leaf.publicKeyPin
         self.trustStore = trustStore
         switch server {
@@ -94,67 +125,159 @@ final class PeerVerification: Sendable {
             Unmanaged.passUnretained(self).toOpaque())
     }
 
-    /// Rules 1 to 3, inside the handshake. Leaves the verified chain or the refusal in the session's state.
+    /// Rules 1 to 4, inside the handshake. Leaves the verified chain or the refusal in the session's state.
     private func judge(_ storeContext: OpaquePointer) -> Bool {
         guard let ssl = unsafe X509_STORE_CTX_get_ex_data(storeContext, SSL_get_ex_data_X509_STORE_CTX_idx()),
             let state = unsafe CiphertextBIO.state(of: SSL_get_rbio(OpaquePointer(ssl)))
         else { return false }
-        unsafe state.pointee.verifiedChain = []
-        guard let chain = unsafe verify(storeContext, state) else { return false }
-        let leaf = chain[0]
-        if leaf.publicKeyPin == ownPin {
-            unsafe refuse(storeContext, state, .ownKey, X509_V_ERR_CERT_REJECTED, leaf)
+        unsafe state.pointee.acceptedChain = nil
+        do throws(ChainRefusal) {
+            unsafe state.pointee.acceptedChain = try unsafe verdict(storeContext)
+            return true
+        } catch {
+            unsafe X509_STORE_CTX_set_error(storeContext, error.result)
+            unsafe state.pointee.refusal = error
             return false
         }
-        if let pins, !pins.contains(leaf.sha256) {
-            unsafe refuse(storeContext, state, .notPinned, X509_V_ERR_CERT_REJECTED, leaf)
-            return false
+    }
+
+    /// Rules 1 to 4 for the chain of `storeContext`.
+    private func verdict(_ storeContext: OpaquePointer) throws(ChainRefusal) -> AcceptedChain {
+        let accepted = try unsafe verify(storeContext)
+        let leaf = accepted.chain[0]
+        func refusal(_ rule: ChainRefusal.Rule, _ result: Int32 = X509_V_ERR_CERT_REJECTED) -> ChainRefusal {
+            ChainRefusal(rule: rule, result: result, certificate: TLSError.CertificateSummary(leaf, depth: 0))
         }
-        unsafe state.pointee.verifiedChain = chain
-        return true
+        if leaf.publicKeyPin == ownPin { throw refusal(.ownKey) }
+        if let pins, !pins.contains(leaf.sha256) { throw refusal(.notPinned) }
+        if let refused = refusals.refusal(of: accepted.chain, names: trustStore.alias(of: leaf).map { [$0] } ?? []) {
+            // For the peer it is what it is: taken back.
+            throw refusal(.refused(refused), X509_V_ERR_CERT_REVOKED)
+        }
+        return accepted
     }
 
     /// Rule 1.
-    private func verify(_ storeContext: OpaquePointer, _ state: UnsafeMutablePointer<SessionState>) -> [Certificate]? {
+    private func verify(_ storeContext: OpaquePointer) throws(ChainRefusal) -> AcceptedChain {
+        unsafe allowGrace(storeContext)
         let isValid = unsafe X509_verify_cert(storeContext) == 1
         let result = unsafe X509_STORE_CTX_get_error(storeContext)
         guard isValid, result == X509_V_OK else {
             let offending = unsafe X509_STORE_CTX_get_current_cert(storeContext) ?? X509_STORE_CTX_get0_cert(storeContext)
             let certificate = unsafe offending.flatMap { unsafe try? Certificate(sharing: $0, source: "peer") }
-            let failure = result == X509_V_OK ? X509_V_ERR_UNSPECIFIED : result
             let depth = unsafe Int(X509_STORE_CTX_get_error_depth(storeContext))
-            unsafe refuse(storeContext, state, .chain, failure, certificate, depth: depth)
-            return nil
+            throw ChainRefusal(
+                rule: .chain, result: result == X509_V_OK ? X509_V_ERR_UNSPECIFIED : result,
+                certificate: certificate.map { TLSError.CertificateSummary($0, depth: depth) },
+                // OpenSSL has forgotten by now which list it was.
+                revocationList: result == X509_V_ERR_CRL_HAS_EXPIRED
+                    ? trustStore.revocationLists.first { $0.issuer == certificate?.issuer } : nil)
         }
+        let accepted: AcceptedChain
         do {
-            let chain = try unsafe certificates(X509_STORE_CTX_get0_chain(storeContext))
-            if !chain.isEmpty { return chain }
-            unsafe refuse(storeContext, state, .malformed("no certificate"), X509_V_ERR_UNSPECIFIED, nil)
+            let chain = try unsafe elements(of: X509_STORE_CTX_get0_chain(storeContext)).map {
+                trustStore.interned(try unsafe Certificate(sharing: $0, source: "peer"))
+            }
+            let sent = try unsafe elements(of: X509_STORE_CTX_get0_untrusted(storeContext)).map { element in
+                // Most often the chain without its anchor: shared, not kept twice.
+                if let known = chain.first(where: { unsafe $0.withUnsafeX509 { unsafe X509_cmp($0, element) == 0 } }) { return known }
+                return try unsafe Certificate(sharing: element, source: "peer")
+            }
+            accepted = AcceptedChain(chain: chain, sent: sent)
         } catch {
-            unsafe refuse(storeContext, state, .malformed("\(error)"), X509_V_ERR_CERT_REJECTED, nil)
+            throw ChainRefusal(rule: .malformed("\(error)"), result: X509_V_ERR_CERT_REJECTED, certificate: nil)
         }
-        return nil
+        guard !accepted.chain.isEmpty else {
+            throw ChainRefusal(rule: .malformed("no certificate"), result: X509_V_ERR_UNSPECIFIED, certificate: nil)
+        }
+        return accepted
     }
 
-    private func refuse(
-        _ storeContext: OpaquePointer, _ state: UnsafeMutablePointer<SessionState>, _ rule: ChainRefusal.Rule, _ result: Int32,
-        _ certificate: Certificate?, depth: Int = 0
-    ) {
-        unsafe X509_STORE_CTX_set_error(storeContext, result)
-        let summary = certificate.map { TLSError.CertificateSummary($0, depth: depth) }
-        unsafe state.pointee.refusal = ChainRefusal(rule: rule, result: result, certificate: summary)
+    /// Where an operator said so, a list that is out of date for no longer than that is still believed. Nothing else is let through: the
+    /// callback answers for this one error, and for that list.
+    private func allowGrace(_ storeContext: OpaquePointer) {
+        guard trustStore.revocationGraceSeconds > 0 else { return }
+        _ = unsafe X509_STORE_CTX_set_ex_data(storeContext, Self.ownIndex, Unmanaged.passUnretained(self).toOpaque())
+        unsafe X509_STORE_CTX_set_verify_cb(storeContext) { isValid, storeContext in
+            guard isValid == 0, let storeContext = unsafe storeContext else { return isValid }
+            guard unsafe X509_STORE_CTX_get_error(storeContext) == X509_V_ERR_CRL_HAS_EXPIRED,
+                let own = unsafe X509_STORE_CTX_get_ex_data(storeContext, PeerVerification.ownIndex)
+            else { return 0 }
+            let verification = unsafe Unmanaged<PeerVerification>.fromOpaque(own).takeUnretainedValue()
+            guard let list = unsafe verification.revocationList(X509_STORE_CTX_get0_current_crl(storeContext)),
+                verification.time ?? .now() < list.end(grace: verification.trustStore.revocationGraceSeconds)
+            else { return 0 }
+            unsafe X509_STORE_CTX_set_error(storeContext, X509_V_OK)
+            return 1
+        }
     }
 
-    /// Rule 4, once OpenSSL says that the handshake is over.
+    private static let ownIndex = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_X509_STORE_CTX, 0, nil, nil, nil, nil)
+
+    /// The one of our lists that OpenSSL speaks of: it has the same object.
+    private func revocationList(_ pointer: OpaquePointer?) -> CertificateRevocationList? {
+        guard let pointer = unsafe pointer else { return nil }
+        return trustStore.revocationLists.first { unsafe $0.withUnsafeCRL { $0 == pointer } }
+    }
+
+    /// No signature is looked at.
+    func isSuspect(_ peer: VerifiedPeer) -> Bool {
+        guard let anchor = peer.chain.last, trustStore.contains(anchor), refusals.refusal(of: peer.chain) == nil else { return true }
+        return peer.chain.contains { certificate in
+            trustStore.revocationLists.contains {
+                $0.issuer == certificate.issuer && $0.revokedSerialNumbers.contains(certificate.serialNumber)
+            }
+        }
+    }
+
+    /// Rules 1 to 4 for a peer that is connected, with what it presented then. `context` is the SSL_CTX of these rules.
+    func judge(_ peer: VerifiedPeer, by context: OpaquePointer, role: TLSContext.Role) -> Result<VerifiedPeer, TLSError> {
+        ERR_clear_error()
+        defer { ERR_clear_error() }
+        // Both fail only when memory is exhausted.
+        guard let storeContext = unsafe X509_STORE_CTX_new(), let sent = unsafe COpenSSL_sk_X509_new_null() else {
+            return .failure(TLSError(.certificateRejected, "peer", "cannot be judged again", underlying: OpenSSLErrors.drain().lines))
+        }
+        defer {
+            unsafe X509_STORE_CTX_free(storeContext)
+            unsafe COpenSSL_sk_X509_free(sent)
+        }
+        return withExtendedLifetime(peer) {
+            for certificate in peer.sent { _ = unsafe certificate.withUnsafeX509 { unsafe COpenSSL_sk_X509_push(sent, $0) } }
+            let isReady = unsafe peer.leaf.withUnsafeX509 {
+                unsafe X509_STORE_CTX_init(storeContext, SSL_CTX_get_cert_store(context), $0, sent)
+            }
+            guard isReady == 1 else {
+                return .failure(TLSError(.certificateRejected, "peer", "cannot be judged again", underlying: OpenSSLErrors.drain().lines))
+            }
+            // As libssl does in a handshake (ssl_verify_cert_chain).
+            let parameters = unsafe X509_STORE_CTX_get0_param(storeContext)
+            unsafe X509_VERIFY_PARAM_set_auth_level(parameters, SSL_CTX_get_security_level(context))
+            _ = unsafe X509_STORE_CTX_set_default(storeContext, role == .server ? "ssl_client" : "ssl_server")
+            _ = unsafe X509_VERIFY_PARAM_set1(parameters, SSL_CTX_get0_param(context))
+            do throws(ChainRefusal) {
+                let accepted = try unsafe verdict(storeContext)
+                return .success(
+                    VerifiedPeer(
+                        chain: accepted.chain, sent: accepted.sent, validUntil: trustStore.end(of: accepted.chain),
+                        tlsVersion: peer.tlsVersion, cipher: peer.cipher, group: peer.group,
+                        alias: trustStore.alias(of: accepted.chain[0]), announcedIssuers: peer.announcedIssuers))
+            } catch {
+                return .failure(TLSError.refused(error, expectedName))
+            }
+        }
+    }
+
+    /// Rule 5, once OpenSSL says that the handshake is over.
     func accept(_ ssl: OpaquePointer, _ state: UnsafeMutablePointer<SessionState>) -> Result<VerifiedPeer, TLSError> {
-        let chain = unsafe state.pointee.verifiedChain
-        unsafe state.pointee.verifiedChain = []
+        let accepted = unsafe state.pointee.acceptedChain
+        unsafe state.pointee.acceptedChain = nil
         guard let presented = unsafe SSL_get0_peer_certificate(ssl) else { return .failure(.noPeerCertificate) }
         let result = unsafe SSL_get_verify_result(ssl)
         guard result == Int(X509_V_OK) else {
             return .failure(TLSError.refused(ChainRefusal(rule: .chain, result: Int32(clamping: result), certificate: nil), expectedName))
         }
-        guard unsafe SSL_session_reused(ssl) == 0, let leaf = chain.first,
+        guard unsafe SSL_session_reused(ssl) == 0, let accepted, let leaf = accepted.chain.first,
             unsafe leaf.withUnsafeX509({ unsafe X509_cmp($0, presented) }) == 0
         else {
             return .failure(TLSError(.certificateRejected, "peer", "its certificate was not verified in this handshake"))
@@ -164,7 +287,8 @@ final class PeerVerification: Sendable {
         }
         return .success(
             unsafe VerifiedPeer(
-                chain: chain, tlsVersion: version, cipher: string(SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))) ?? "unknown",
+                chain: accepted.chain, sent: accepted.sent, validUntil: trustStore.end(of: accepted.chain), tlsVersion: version,
+                cipher: string(SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))) ?? "unknown",
                 group: string(mws_ssl_negotiated_group_name(ssl)) ?? "unknown", alias: trustStore.alias(of: leaf),
                 announcedIssuers: announcedIssuers(ssl)))
     }
@@ -178,10 +302,9 @@ final class PeerVerification: Sendable {
         }
     }
 
-    private func certificates(_ stack: OpaquePointer?) throws -> [Certificate] {
-        try (0..<max(0, unsafe OPENSSL_sk_num(stack))).compactMap { index in
-            guard let element = unsafe OPENSSL_sk_value(stack, index) else { return nil }
-            return try unsafe Certificate(sharing: OpaquePointer(element), source: "peer")
+    private func elements(of stack: OpaquePointer?) -> [OpaquePointer] {
+        unsafe (0..<max(0, unsafe OPENSSL_sk_num(stack))).compactMap { index in
+            unsafe OPENSSL_sk_value(stack, index).map { OpaquePointer($0) }
         }
     }
 }

@@ -18,6 +18,8 @@ package import MWPKI
     package let serverVerification: ServerVerification?
     /// Whether the OpenSSL in use offers a post-quantum key exchange (3.5 and later do).
     package let offersPostQuantumKeyExchange: Bool
+    /// Whom we refuse although the trust store accepts them.
+    package let refusals: RefusalSet
     let peerVerification: PeerVerification
     private let helloJudgement: HelloJudgement?
 
@@ -32,18 +34,21 @@ package import MWPKI
     /// Throws `TLSError` `materialRejected` when OpenSSL cannot use the identity or the trust store, `policyRejected` when it cannot keep
     /// the policy.
     package convenience init(
-        server material: ServerMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy()
+        server material: ServerMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy(),
+        refusals: RefusalSet = RefusalSet()
     ) throws(TLSError) {
         let hellos = HelloJudgement(challenges: challenges, hasIdentity: material.identity != nil)
         try self.init(
-            role: .server, identity: material.identity, trustStore: material.trustStore, verification: nil, hellos: hellos, policy: policy)
+            role: .server, identity: material.identity, trustStore: material.trustStore, verification: nil, hellos: hellos, policy: policy,
+            refusals: refusals)
     }
 
     /// The same, with an identity.
     package convenience init(
-        server material: TLSMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy()
+        server material: TLSMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy(),
+        refusals: RefusalSet = RefusalSet()
     ) throws(TLSError) {
-        try self.init(server: .complete(material), challenges: challenges, policy: policy)
+        try self.init(server: .complete(material), challenges: challenges, policy: policy, refusals: refusals)
     }
 
     /// The context of a client that presents `material`'s identity and accepts servers as `verification` says. Throws as `init(server:)`.
@@ -55,12 +60,12 @@ package import MWPKI
         }
         try self.init(
             role: .client, identity: material.identity, trustStore: material.trustStore, verification: verification, hellos: nil,
-            policy: policy)
+            policy: policy, refusals: RefusalSet())
     }
 
     private init(
         role: Role, identity: Identity?, trustStore: TrustStore, verification: ServerVerification?, hellos: HelloJudgement?,
-        policy: TLSPolicy
+        policy: TLSPolicy, refusals: RefusalSet
     ) throws(TLSError) {
         ContextPolicy.initializeLibrary()
         ERR_clear_error()
@@ -74,7 +79,9 @@ package import MWPKI
         self.trustStore = trustStore
         self.helloJudgement = hellos
         self.serverVerification = verification
-        self.peerVerification = PeerVerification(own: identity, trustStore: trustStore, server: verification)
+        self.refusals = refusals
+        self.peerVerification = PeerVerification(
+            own: identity, trustStore: trustStore, server: verification, refusals: refusals, time: policy.verificationTime)
         // From here on `deinit` runs when something throws: every stored property but one has its value, so give that one its value first.
         do {
             self.offersPostQuantumKeyExchange = try unsafe ContextPolicy.apply(policy, to: context)
@@ -92,6 +99,17 @@ package import MWPKI
             unsafe TLSSession.observe(ssl, place: place, value: value)
         }
     }
+
+    /// Judges a connected peer as its handshake would be judged now: chain, dates, purpose, revocation, refusals.
+    ///
+    /// Returns it with the chain and the alias of this context's trust store, or why it is refused. Costs up to half a millisecond of CPU,
+    /// a signature check for each certificate of its chain; any thread may call it.
+    package func judge(_ peer: VerifiedPeer) -> Result<VerifiedPeer, TLSError> {
+        unsafe peerVerification.judge(peer, by: pointer, role: role)
+    }
+
+    /// Whether a glance says that ``judge(_:)`` may refuse `peer`: who has many to judge begins with these. No verdict either way.
+    package func isSuspect(_ peer: VerifiedPeer) -> Bool { peerVerification.isSuspect(peer) }
 
     deinit {
         unsafe SSL_CTX_free(pointer)

@@ -22,6 +22,10 @@ extension TLSError {
                 .certificateNotPinned, "peer", "its certificate is not one of the pinned ones",
                 found: certificate.map { "\($0.fingerprint)" },
                 remedy: "compare the fingerprint with the server's operator, then pin the new one")
+        case .refused(let refusal):
+            error = TLSError(
+                .certificateRefused, "peer certificate", "is on our list of refusals", found: "\(refusal)",
+                remedy: "issue a new certificate, or take the refusal back")
         case .malformed(let what):
             error = TLSError(.certificateRejected, "peer", "its certificate cannot be read", found: what)
         case .chain:
@@ -59,7 +63,10 @@ extension TLSError {
             return error(
                 .revocationListMissing, found: certificate.map { "issuer \($0.issuer)" }, remedy: "load the list of that authority")
         case X509_V_ERR_CRL_HAS_EXPIRED, X509_V_ERR_CRL_NOT_YET_VALID:
-            return error(.revocationListExpired, remedy: "fetch the authority's current list and reload")
+            let list = refusal.revocationList
+            return error(
+                .revocationListExpired, found: list.map { "list of \($0.issuer), its successor was due at \($0.nextUpdate)" },
+                remedy: "fetch the authority's current list and reload")
         case X509_V_ERR_INVALID_PURPOSE:
             return error(
                 .purposeMismatch, expected: "an extended key usage that allows this side of a connection",

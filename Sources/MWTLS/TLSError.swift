@@ -24,6 +24,7 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         package static let certificateExpired = Code("certificateExpired")
         package static let certificateNotYetValid = Code("certificateNotYetValid")
         package static let certificateRevoked = Code("certificateRevoked")
+        package static let certificateRefused = Code("certificateRefused")
         package static let revocationListMissing = Code("revocationListMissing")
         package static let revocationListExpired = Code("revocationListExpired")
         package static let purposeMismatch = Code("purposeMismatch")

@@ -163,7 +163,7 @@ package enum ServerOpeningHandshake {
         if listed.contains(origin) { return nil }
         let host = OpeningHandshake.values("Host", in: headers).first.map(hostName) ?? ""
         for scheme in ["https://", "http://"] where OpeningHandshake.isEqual(origin, scheme + host) { return nil }
-        return Refusal(403, "Forbidden", "this origin may not connect; only clients other than browsers are meant to")
+        return .forbidden("this origin may not connect; only clients other than browsers are meant to")
     }
 
     /// `Host` without its port (RFC 9110 §7.2); an IPv6 address keeps its brackets.
@@ -190,6 +190,9 @@ extension ServerOpeningHandshake.Refusal {
     package static let headerTooLong = Self(431, "Request Header Fields Too Large", "send at most 16 KiB of header")
     /// The request is not HTTP/1.1; for the shell, whose parser sees it first.
     package static let malformed = Self(400, "Bad Request", "this is not an HTTP/1.1 request")
+
+    /// We know who it is, and it may not connect.
+    package static func forbidden(_ explanation: String) -> Self { Self(403, "Forbidden", explanation) }
 
     /// More connections than the server takes, or it is about to end.
     package static func unavailable(_ explanation: String, retryAfterSeconds: Int) -> Self {

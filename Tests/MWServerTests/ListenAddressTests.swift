@@ -28,18 +28,26 @@ import Testing
         #expect(throws: ServerError.self) { try ListenAddress(host: "127.0.0.1", port: port).resolved() }
     }
 
-    @Test func `The census counts in and out, in all and for each certificate`() throws {
+    @Test func `The census counts in and out, in all, for each certificate and for each principal`() throws {
         var limits = ServerLimits()
-        limits.maximumConnections = 3
+        limits.maximumConnections = 4
         limits.maximumConnectionsPerCertificate = 2
+        limits.maximumConnectionsPerPrincipal = 3
         let census = ConnectionCensus(limits)
         let one = try #require(CertificateFingerprint(bytes: Array(repeating: 1, count: 32)))
         let two = try #require(CertificateFingerprint(bytes: Array(repeating: 2, count: 32)))
-        #expect([one, one, one, two, two].map { census.enter($0) } == [nil, nil, .certificate, nil, .total])
-        #expect(census.total == 3)
-        census.leave(one)
-        #expect(census.enter(two) == nil)
-        for fingerprint in [one, two, two] { census.leave(fingerprint) }
+        let alice = [one, one, one, two, two].map { census.enter($0, principal: "alice") }
+        #expect(alice == [nil, nil, .certificate, nil, .principal])
+        #expect(["bob", "carol"].map { census.enter(two, principal: $0) } == [nil, .total])
+        census.leave(one, principal: "alice")
+        // A change of name counts for the new one, and is never refused.
+        census.move(from: "bob", to: "alice")
+        #expect(census.enter(one, principal: "alice") == .principal)
+        census.move(from: "alice", to: "bob")
+        #expect(census.enter(one, principal: "alice") == nil)
+        for (fingerprint, name) in [(one, "alice"), (one, "alice"), (two, "alice"), (two, "bob")] {
+            census.leave(fingerprint, principal: name)
+        }
         #expect(census.total == 0)
     }
 }

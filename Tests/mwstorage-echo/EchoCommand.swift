@@ -72,7 +72,8 @@ struct Serve: AsyncParsableCommand {
         logger.logLevel = verbose ? .debug : .error
 
         let server = try await SessionServer(
-            options, context: try TLSContext(server: material.load(), policy: material.policy()), eventLoops: loops, logger: logger
+            options, security: CurrentSecurity(SecuritySet(context: try TLSContext(server: material.load(), policy: material.policy()))),
+            eventLoops: loops, logger: logger
         ) { _ in EchoFactory() }
         let addresses = try await server.listen(on: [ListenAddress(host: "127.0.0.1", port: port)])
         print("listening on wss://127.0.0.1:\(addresses.first?.port ?? port)")

@@ -12,6 +12,8 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
         case fill
         /// Opens connections and holds them until standard input ends.
         case idle
+        /// Does to the server what nobody should, until standard input ends: see its options.
+        case attack
     }
 
     static let configuration = CommandConfiguration(
@@ -22,7 +24,7 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
             a request is handed to its connection; our own CPU time is reported, so that a busy generator is not taken for a slow server.
             """)
 
-    @Argument(help: "get, put, fill or idle.")
+    @Argument(help: "get, put, fill, idle or attack.")
     var kind: Kind
 
     @Option(help: "Connections to open.")
@@ -40,6 +42,9 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
     @Option(help: "How many different keys.")
     var keys = 10_000
 
+    @OptionGroup(title: "Attack")
+    var attack: AttackOptions
+
     @OptionGroup(title: "Connection")
     var connection: ConnectionOptions
 
@@ -55,6 +60,16 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let settings = try await connection.settings()
         let target = try LoadTarget(settings, passphrase: connection.passphrase)
+        if kind == .attack {
+            let plan = AttackPlan(
+                halfOpen: attack.halfOpen, slowReaders: attack.slowReaders, badHandshakes: attack.badHandshakes, source: attack.source)
+            let counts = try await AttackRunner.run(plan, against: target) {
+                try Output.line("attacking")
+                var byte: UInt8 = 0
+                while unsafe Glibc.read(STDIN_FILENO, &byte, 1) > 0 {}
+            }
+            return try Output.record(counts.members, format: output.format ?? .text)
+        }
         let generator = LoadGenerator(
             target: target,
             plan: LoadPlan(

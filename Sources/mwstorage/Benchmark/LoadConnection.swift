@@ -188,7 +188,7 @@ final class LoadConnection: ChannelInboundHandler {
             let key = Array("benchmark;\(pickKey())".utf8)
             do {
                 switch plan.kind {
-                case .get, .idle: try MWDBRequest.writeGet(CollectionOfOne(key), id: RequestID(Int32(slot + 1)), to: &request)
+                case .get, .idle, .attack: try MWDBRequest.writeGet(CollectionOfOne(key), id: RequestID(Int32(slot + 1)), to: &request)
                 case .put, .fill:
                     try MWDBRequest.writePut(CollectionOfOne((key: key, value: value)), id: RequestID(Int32(slot + 1)), to: &request)
                 }

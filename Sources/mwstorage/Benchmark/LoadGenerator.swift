@@ -11,6 +11,7 @@ struct LoadTarget: Sendable {
     /// What the `Host` header says.
     var authority: String
     var context: TLSContext
+    var verification: ServerVerification
 
     /// The first endpoint of the settings.
     init(_ settings: Settings, passphrase: PassphraseOptions) throws {
@@ -24,7 +25,8 @@ struct LoadTarget: Sendable {
         port = endpoint.port
         authority = endpoint.authority
         let material = try Material(settings, names: .client, passphrase: passphrase).load()
-        context = try TLSContext(client: material, verification: .name(serverName), policy: TLSPolicy())
+        verification = .name(serverName)
+        context = try TLSContext(client: material, verification: verification, policy: TLSPolicy())
     }
 }
 

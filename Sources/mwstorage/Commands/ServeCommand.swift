@@ -15,7 +15,8 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
         discussion: """
             Says on standard output where it listens, one line for each address, once it does; its log goes to standard error. SIGTERM and \
             SIGINT drain: nothing new is accepted, what runs is answered, every connection is closed with 1001; the exit code is 0 then. A \
-            second signal ends at once. SIGHUP loads certificates, keys, trust and revocation lists anew, all or nothing.
+            second signal ends at once. SIGHUP loads certificates, keys, trust, revocation lists and refusals anew, all or nothing; open \
+            connections that the new set refuses are closed with 1008. Changed files are loaded by themselves.
             """)
 
     @OptionGroup(title: "Server") var options: ServeOptions
@@ -79,7 +80,7 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                 for await signal in signals {
                     if signal == .sighup {
                         // The server has logged why, and goes on with what it has.
-                        try? await server.reload()
+                        _ = try? await server.reload(.signal)
                     } else if isDraining {
                         let failure = CommandFailure(
                             signal == .sigint ? .interrupted : .terminated, "ended before the drain was complete",
@@ -135,8 +136,23 @@ struct ServeOptions: ParsableArguments {
     @Option(help: ArgumentHelp("File with the passphrase of a keystore given as --trust, if it is another one.", valueName: "file"))
     var trustPassphraseFile: String?
 
-    @Option(help: ArgumentHelp("PEM file of a revocation list of the clients' CA; repeat for several.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp(
+            "File (PEM or DER) or directory of revocation lists of the clients' CAs; repeat for several. Each CA needs one then.",
+            valueName: "file"))
     var crl: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "How long a revocation list is believed after its successor was due (default: not at all). Who is revoked meanwhile gets in.",
+            valueName: "span"))
+    var crlGrace: TimeSpan?
+
+    @Option(
+        help: ArgumentHelp(
+            "File of refused certificates and identities, one a line: sha256:HEX, serial HEX [issuer NAME] or identity NAME; repeat for several.",
+            valueName: "file"))
+    var refused: [String] = []
 
     @Option(help: ArgumentHelp("How long SIGTERM waits for what runs (default: 10s).", valueName: "span"))
     var drainTimeout: TimeSpan?
@@ -146,6 +162,31 @@ struct ServeOptions: ParsableArguments {
 
     @Option(help: ArgumentHelp("Connections of one client certificate at a time (default: 1000).", valueName: "count"))
     var maximumConnectionsPerCertificate: Int?
+
+    @Option(help: ArgumentHelp("Connections of one principal at a time (default: 2000).", valueName: "count"))
+    var maximumConnectionsPerPrincipal: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "Handshakes that may begin in a second, and twice as many after a quiet time (default: 1000). More are closed before TLS.",
+            valueName: "count"))
+    var handshakeRate: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "The same for one IPv4 address or IPv6 /64, and ten times as many after a quiet time (default: 100).", valueName: "count"))
+    var handshakeRatePerAddress: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "Between two looks at whether certificates, trust, revocation lists, refusals or policy changed; 0s is never (default: 1s).",
+            valueName: "span"))
+    var watchInterval: TimeSpan?
+
+    @Option(
+        help: ArgumentHelp(
+            "Between two loads of these files although nothing seems to have changed; 0s is never (default: 1h).", valueName: "span"))
+    var reloadInterval: TimeSpan?
 
     @Option(help: ArgumentHelp("Largest message (default: 16MiB).", valueName: "size"))
     var maximumMessage: ByteSize?
@@ -160,13 +201,18 @@ struct ServeOptions: ParsableArguments {
     var check = false
 
     func flags(_ passphrase: PassphraseOptions) -> [Setting: [String]] {
-        var flags: [Setting: [String]] = [.serveListen: listen.map(\.description), .serveCRL: crl]
+        var flags: [Setting: [String]] = [.serveListen: listen.map(\.description), .serveCRL: crl, .serveRefused: refused]
         let single: [(Setting, String?)] = [
             (.serveData, data), (.serveEngine, engine), (.serveDurability, durability), (.serveEventLoops, eventLoops.map { "\($0)" }),
             (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
             (.serveTrust, trust), (.serveTrustPassphraseFile, trustPassphraseFile), (.servePassphraseFile, passphrase.passphraseFile),
-            (.serveDrainTimeout, drainTimeout?.description), (.serveMaximumConnections, maximumConnections.map { "\($0)" }),
+            (.serveCRLGrace, crlGrace?.description), (.serveDrainTimeout, drainTimeout?.description),
+            (.serveMaximumConnections, maximumConnections.map { "\($0)" }),
             (.serveMaximumConnectionsPerCertificate, maximumConnectionsPerCertificate.map { "\($0)" }),
+            (.serveMaximumConnectionsPerPrincipal, maximumConnectionsPerPrincipal.map { "\($0)" }),
+            (.serveHandshakeRate, handshakeRate.map { "\($0)" }),
+            (.serveHandshakeRatePerAddress, handshakeRatePerAddress.map { "\($0)" }),
+            (.serveWatchInterval, watchInterval?.description), (.serveReloadInterval, reloadInterval?.description),
             (.serveMaximumMessage, maximumMessage?.description), (.logLevel, logLevel), (.logFormat, logFormat),
         ]
         for (setting, value) in single { if let value { flags[setting] = [value] } }
@@ -180,6 +226,7 @@ extension StorageServerConfiguration {
         let material = try CommandFailure.configuration { try Material(settings, names: .server, passphrase: passphrase) }
         let engine = try settings.value(.serveEngine, expected: "rocksdb or leveldb") { StorageEngineFactory(named: $0) }
         self.init(tls: material.source, engine: engine ?? .rocksDB, dataDirectory: try settings.required(.serveData))
+        refusedFiles = try settings.strings(.serveRefused)
         addresses = try settings.values(.serveListen, expected: "HOST:PORT; an IPv6 address in brackets") { HostAndPort(argument: $0) }
             .map { ListenAddress(host: $0.host, port: $0.port) }
         if let value = try settings.value(.serveDurability, expected: "sync or os", { Durability(rawValue: $0) }) { durability = value }
@@ -187,15 +234,38 @@ extension StorageServerConfiguration {
         if let value = try settings.value(.serveDrainTimeout, expected: "a span of time: 30s, 5m", { TimeSpan(argument: $0) }) {
             drainTimeout = value.duration
         }
-        if let value = try settings.value(.serveMaximumConnections, expected: "a number, 1 or more", { Int($0) }) {
-            limits.maximumConnections = value
+        try setLimits(settings)
+        try setReloading(settings)
+    }
+
+    private mutating func setLimits(_ settings: Settings) throws {
+        func count(_ setting: Setting) throws -> Int? { try settings.value(setting, expected: "a number, 1 or more") { Int($0) } }
+        if let value = try count(.serveMaximumConnections) { limits.maximumConnections = value }
+        if let value = try count(.serveMaximumConnectionsPerCertificate) { limits.maximumConnectionsPerCertificate = value }
+        if let value = try count(.serveMaximumConnectionsPerPrincipal) { limits.maximumConnectionsPerPrincipal = value }
+        if let value = try count(.serveHandshakeRate) {
+            limits.maximumHandshakesPerSecond = value
+            limits.maximumHandshakeBurst = value.multipliedReportingOverflow(by: 2).partialValue
         }
-        if let value = try settings.value(.serveMaximumConnectionsPerCertificate, expected: "a number, 1 or more", { Int($0) }) {
-            limits.maximumConnectionsPerCertificate = value
+        if let value = try count(.serveHandshakeRatePerAddress) {
+            limits.maximumHandshakesPerSecondAndAddress = value
+            limits.maximumHandshakeBurstOfAddress = value.multipliedReportingOverflow(by: 10).partialValue
         }
         if let value = try settings.value(.serveMaximumMessage, expected: "a size: 16MiB", { ByteSize(argument: $0) }) {
             limits.maximumMessageBytes = value.bytes
         }
+    }
+
+    private mutating func setReloading(_ settings: Settings) throws {
+        func interval(_ setting: Setting, _ keyPath: WritableKeyPath<ReloadPolicy, Duration?>) throws {
+            guard let value = try settings.value(setting, expected: "a span of time: 1s, 1h; 0s is never", { TimeSpan(argument: $0) })
+            else {
+                return
+            }
+            reloading[keyPath: keyPath] = value.duration > .zero ? value.duration : nil
+        }
+        try interval(.serveWatchInterval, \.watchInterval)
+        try interval(.serveReloadInterval, \.interval)
     }
 }
 

@@ -44,7 +44,12 @@ extension Setting {
     static let serveCertificate = Setting(name: "serve.certificate", summary: "PEM file of the server's certificate chain, leaf first")
     static let serveKey = Setting(name: "serve.key", summary: "PEM file of the server's private key")
     static let serveTrust = Setting(name: "serve.trust", summary: "PEM file (or keystore) of the certificates clients may be signed by")
-    static let serveCRL = Setting(name: "serve.crl", summary: "PEM files of revocation lists of the clients' CAs", isList: true)
+    static let serveCRL = Setting(
+        name: "serve.crl", summary: "files (PEM or DER) or directories of revocation lists of the clients' CAs", isList: true)
+    static let serveCRLGrace = Setting(
+        name: "serve.crl-grace", summary: "how long a revocation list is believed after its successor was due", fallback: "0s")
+    static let serveRefused = Setting(
+        name: "serve.refused", summary: "files of refused certificates and identities, one a line", isList: true)
     static let serveKeystore = Setting(
         name: "serve.keystore", summary: "PKCS#12 or JKS file of the server's identity, in place of certificate and key")
     static let serveKeystoreAlias = Setting(name: "serve.keystore-alias", summary: "which entry of the server's keystore")
@@ -58,6 +63,19 @@ extension Setting {
     static let serveMaximumConnectionsPerCertificate = Setting(
         name: "serve.maximum-connections-per-certificate", summary: "connections of one client certificate accepted at a time",
         fallback: "1000")
+    static let serveMaximumConnectionsPerPrincipal = Setting(
+        name: "serve.maximum-connections-per-principal", summary: "connections of one principal accepted at a time", fallback: "2000")
+    static let serveHandshakeRate = Setting(
+        name: "serve.handshake-rate", summary: "handshakes that may begin in a second; twice as many after a quiet time", fallback: "1000")
+    static let serveHandshakeRatePerAddress = Setting(
+        name: "serve.handshake-rate-per-address",
+        summary: "the same for one IPv4 address or IPv6 /64; ten times as many after a quiet time", fallback: "100")
+    static let serveWatchInterval = Setting(
+        name: "serve.watch-interval", summary: "between two looks at whether the files that say who gets in changed; 0s is never",
+        fallback: "1s")
+    static let serveReloadInterval = Setting(
+        name: "serve.reload-interval", summary: "between two loads of these files although nothing seems to have changed; 0s is never",
+        fallback: "1h")
     static let serveMaximumMessage = Setting(
         name: "serve.maximum-message", summary: "largest message; larger ones close with 1009", fallback: "16MiB")
 
@@ -67,8 +85,10 @@ extension Setting {
         timeout, logLevel,
         logFormat,
         serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
-        serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile, serveDrainTimeout, serveMaximumConnections,
-        serveMaximumConnectionsPerCertificate, serveMaximumMessage,
+        serveCRLGrace, serveRefused, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile, serveDrainTimeout,
+        serveMaximumConnections,
+        serveMaximumConnectionsPerCertificate, serveMaximumConnectionsPerPrincipal, serveHandshakeRate, serveHandshakeRatePerAddress,
+        serveWatchInterval, serveReloadInterval, serveMaximumMessage,
     ]
 
     /// What a context holds: where to connect, as whom, and whom to trust.

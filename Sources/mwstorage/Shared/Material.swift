@@ -7,13 +7,16 @@ struct Material: Sendable {
     /// The settings of one side, by their names.
     struct Names {
         var certificate, key, keystore, keystoreAlias, passphraseFile, trust, trustPassphraseFile, crl: Setting
+        /// Servers only: a client that sees a list out of date has somebody to tell.
+        var crlGrace: Setting?
 
         static let client = Names(
             certificate: .certificate, key: .key, keystore: .keystore, keystoreAlias: .keystoreAlias, passphraseFile: .passphraseFile,
             trust: .trust, trustPassphraseFile: .trustPassphraseFile, crl: .crl)
         static let server = Names(
             certificate: .serveCertificate, key: .serveKey, keystore: .serveKeystore, keystoreAlias: .serveKeystoreAlias,
-            passphraseFile: .servePassphraseFile, trust: .serveTrust, trustPassphraseFile: .serveTrustPassphraseFile, crl: .serveCRL)
+            passphraseFile: .servePassphraseFile, trust: .serveTrust, trustPassphraseFile: .serveTrustPassphraseFile, crl: .serveCRL,
+            crlGrace: .serveCRLGrace)
     }
 
     private enum IdentityFiles {
@@ -25,6 +28,8 @@ struct Material: Sendable {
     private var trust: String
     private var revocationLists: [String]
     private var passphrase: @Sendable () throws -> Passphrase?
+    private var revocationGraceSeconds: Int64
+    private var passphraseFile: String?
     private var trustPassphraseFile: String?
 
     /// - Parameter given: What the command line says of the passphrase, beyond a file; it is read now, once.
@@ -50,15 +55,20 @@ struct Material: Sendable {
         trust = try settings.required(names.trust)
         revocationLists = try settings.strings(names.crl)
         trustPassphraseFile = try settings.string(names.trustPassphraseFile)
-        passphrase = try given.reader(file: settings.string(names.passphraseFile))
+        revocationGraceSeconds =
+            try names.crlGrace.flatMap { try settings.value($0, expected: "a span of time: 30m, 24h", { TimeSpan(argument: $0) }) }?
+            .duration.components.seconds ?? 0
+        passphraseFile = try settings.string(names.passphraseFile)
+        passphrase = try given.reader(file: passphraseFile)
     }
 
     /// Loads everything anew each time; each file is read once in a load.
-    var source: TLSMaterialSource { TLSMaterialSource { try load() } }
+    var source: TLSMaterialSource { TLSMaterialSource(paths: paths) { try load() } }
 
     func load() throws -> TLSMaterial {
         let passphrase = try passphrase()
-        let lists = try revocationLists.flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
+        let lists = try revocationLists.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
+            .flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
         return TLSMaterial(identity: try loadIdentity(passphrase), trustStore: try loadTrust(passphrase, lists))
     }
 
@@ -78,29 +88,30 @@ struct Material: Sendable {
 
     private func loadTrust(_ passphrase: Passphrase?, _ lists: [CertificateRevocationList]) throws -> TrustStore {
         // A directory of PEM files: an authority is added, and taken away, as a file.
-        if Self.isDirectory(trust) {
-            let names = try LocalFile.names(in: trust).filter { $0.hasSuffix(".pem") || $0.hasSuffix(".crt") }.sorted()
-            let bytes = try names.flatMap { try LocalFile.contents("\(trust)/\($0)") + [UInt8(ascii: "\n")] }
-            return try TrustStore.pem(bytes, revocationLists: lists, source: trust)
-        }
-        let bytes = try LocalFile.contents(trust)
+        let files = try MaterialPath.files(of: trust, suffixes: MaterialPath.certificateSuffixes)
+        let bytes = try files == [trust] ? LocalFile.contents(trust) : files.flatMap { try LocalFile.contents($0) + [UInt8(ascii: "\n")] }
         // DER (PKCS#12) begins with a SEQUENCE, JKS with FEEDFEED.
-        guard bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) else {
-            return try TrustStore.pem(bytes, revocationLists: lists, source: trust)
+        guard files == [trust], bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) else {
+            return try TrustStore.pem(bytes, revocationLists: lists, revocationGraceSeconds: revocationGraceSeconds, source: trust)
         }
         let own = try trustPassphraseFile.map { try Passphrase.file($0) }
-        return try Keystore(bytes: bytes, source: trust, passphrase: own ?? passphrase).trustStore(revocationLists: lists)
+        return try Keystore(bytes: bytes, source: trust, passphrase: own ?? passphrase)
+            .trustStore(revocationLists: lists, revocationGraceSeconds: revocationGraceSeconds)
+    }
+
+    /// The files and directories that a load reads.
+    private var paths: [String] {
+        let ofIdentity =
+            switch identity {
+            case .pem(let certificate, let key): [certificate, key]
+            case .keystore(let path, _): [path]
+            }
+        return ofIdentity + [trust] + revocationLists + [passphraseFile, trustPassphraseFile].compactMap { $0 }
     }
 
     private static func rank(_ origin: Settings.Origin, in settings: Settings) -> Int {
         if case .environment = origin { return 1 }
         return settings.layers.firstIndex { $0.origin == origin } ?? settings.layers.count
-    }
-
-    private static func isDirectory(_ path: String) -> Bool {
-        guard let stream = unsafe opendir(path) else { return false }
-        unsafe closedir(stream)
-        return true
     }
 }
 

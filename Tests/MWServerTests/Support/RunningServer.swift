@@ -77,9 +77,20 @@ final class RunningServer: Sendable {
         return try TLSContext(client: material, verification: .name(.ip("127.0.0.1")), policy: policy)
     }
 
+    /// The next reload finds the same identity, and this trust store.
+    func trust(_ trustStore: TrustStore) throws {
+        let identity = try self.source.load().identity
+        self.source.set { TLSMaterial(identity: identity, trustStore: trustStore) }
+    }
+
+    /// The next reload finds the same identity and authority, and a list that revokes these.
+    func revoke(_ certificates: [Certificate]) throws {
+        try self.trust(self.authority.trustStore(revocationLists: [self.authority.revocationList(revoking: certificates)]))
+    }
+
     /// A client with an open WebSocket.
-    func connect(_ identity: Identity? = nil) async throws -> TestPeer {
-        let peer = try await TestPeer.connect(to: self.address, try self.clientContext(identity))
+    func connect(_ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy()) async throws -> TestPeer {
+        let peer = try await TestPeer.connect(to: self.address, try self.clientContext(identity, policy: policy))
         let head = try await peer.open()
         guard head.hasPrefix("HTTP/1.1 101 ") else { throw TestPeer.Ended(reason: head) }
         return peer

@@ -3,6 +3,7 @@ import EngineContract
 import Logging
 import MWProtocol
 import MWStorage
+import MWTLS
 import MWWebSocket
 import NIOCore
 import NIOEmbedded
@@ -15,19 +16,21 @@ final class SessionHarness {
     let eventLoop = EmbeddedEventLoop()
     let loop: SessionLoop
     let log = LogRecorder()
+    let peer: VerifiedPeer
     let principal: Principal
 
     init(limits: ServerLimits = ServerLimits(), closeCodes: ServerCloseCodes = .init()) throws {
-        self.principal = try VerifiedPeers.principal("alice")
+        self.peer = try VerifiedPeers.peer("alice")
+        self.principal = Principal.admit(self.peer)
         self.loop = SessionLoop(
             eventLoop: self.eventLoop, limits: limits, closeCodes: closeCodes, census: ConnectionCensus(limits), logger: self.log.logger)
     }
 
     func connect(_ delegate: any SessionDelegate) throws -> HarnessClient {
-        _ = self.loop.census.enter(self.principal.fingerprint)
+        _ = self.loop.census.enter(self.principal.fingerprint, principal: self.principal.name)
         let info = SessionInfo(
             connectionID: self.loop.makeConnectionID(), principal: self.principal, address: "192.0.2.1:4711", subprotocol: nil, tls: "none")
-        let session = SessionHandler(info, on: self.loop, delegate: delegate)
+        let session = SessionHandler(info, peer: self.peer, generation: 1, on: self.loop, delegate: delegate)
         let channel = EmbeddedChannel(loop: self.eventLoop)
         try channel.connect(to: SocketAddress(ipAddress: "192.0.2.1", port: 4711)).wait()
         try channel.pipeline.syncOperations.addHandler(session)

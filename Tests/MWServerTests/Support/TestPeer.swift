@@ -45,6 +45,14 @@ final class TestPeer {
         return TestPeer(channel, events)
     }
 
+    /// Waits for the end of our part of the TLS handshake.
+    func untilEstablished() async throws {
+        switch await self.events.next(isolation: #isolation) {
+        case .established: return
+        case let event: throw Ended(reason: "\(String(describing: event))")
+        }
+    }
+
     // MARK: HTTP
 
     static let key = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -24,8 +24,10 @@ enum VerifiedPeers {
         throw HandshakeFailed()
     }
 
-    static func principal(_ name: String) throws -> Principal {
+    static func peer(_ name: String) throws -> VerifiedPeer {
         let authority = try TestAuthority()
-        return Principal.admit(try self.verify(try authority.issueClient(name: name), by: authority))
+        return try self.verify(try authority.issueClient(name: name), by: authority)
     }
+
+    static func principal(_ name: String) throws -> Principal { Principal.admit(try self.peer(name)) }
 }

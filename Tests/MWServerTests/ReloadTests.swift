@@ -1,0 +1,280 @@
+import EngineContract
+import MWPKI
+import MWServer
+import MWTLS
+import MWWebSocket
+import NIOCore
+import Synchronization
+import TestCertificates
+import Testing
+
+/// Reloads over real sockets: cases 5, 6, 8, 9, 36 and 41 of the negative table on TLS 1.2 and 1.3, and who is connected. What a test claims of
+/// the time after a reload is about order, not about clocks: `reload()` has returned.
+@Suite struct ReloadTests {
+    private func version(_ version: TLSPolicy.Version) -> TLSPolicy { TLSPolicy(minimumVersion: version, maximumVersion: version) }
+
+    /// Puts, and says whether it was stored.
+    private func put(_ peer: TestPeer, _ key: String) async throws -> Bool {
+        try await peer.send(message: "\(key)#\u{1}A#\u{0}A")
+        return try await peer.message().isEmpty == false
+    }
+
+    /// What a session is told when it is over, whatever came before.
+    private func closeOf(_ peer: TestPeer) async throws -> (CloseCode?, String) {
+        while true {
+            if case .closeReceived(let code, let reason) = try await peer.next() { return (code, reason) }
+        }
+    }
+
+    /// Whether somebody with this identity is let in.
+    private func isAdmitted(_ identity: Identity, _ running: RunningServer, _ policy: TLSPolicy = TLSPolicy()) async -> Bool {
+        guard let peer = try? await running.connect(identity, policy: policy) else { return false }
+        await peer.close()
+        return true
+    }
+
+    // MARK: Revocation
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `5, 9: a reloaded list holds at once, for who comes and for who is there, in both directions`(
+        version: TLSPolicy.Version
+    ) async throws {
+        try await RunningServer.with { running in
+            let policy = self.version(version)
+            let alice = try running.authority.issueClient(name: "alice")
+            let bob = try running.authority.issueClient(name: "bob")
+            let (hers, his) = (try await running.connect(alice, policy: policy), try await running.connect(bob, policy: policy))
+            try running.revoke([alice.leaf])
+            try await running.server.reload()
+            let (code, reason) = try await self.closeOf(hers)
+            #expect(code == .policyViolation && reason.contains("revoked"))
+            #expect(try await self.ping(his))
+            #expect(await !self.isAdmitted(alice, running, policy))
+            try running.revoke([bob.leaf])
+            try await running.server.reload()
+            #expect(try await self.closeOf(his).0 == .policyViolation)
+            #expect(await self.isAdmitted(alice, running, policy))
+            #expect(await !self.isAdmitted(bob, running, policy))
+            await hers.untilClosed()
+            await his.untilClosed()
+        }
+    }
+
+    private func ping(_ peer: TestPeer) async throws -> Bool {
+        try await peer.send(message: "k#\u{0}C")
+        return try await peer.message() == "#\u{1}C"
+    }
+
+    // 100 connections of one certificate and 20 of another, on two loops, all busy. After the reload each of the 100 asks once more.
+    @Test func `After a reload no byte is served to 100 connections of a revoked certificate, and the others do not notice`() async throws {
+        try await RunningServer.with { running in
+            let alice = try running.authority.issueClient(name: "alice")
+            let bob = try running.authority.issueClient(name: "bob")
+            var (hers, his): ([TestPeer], [TestPeer]) = ([], [])
+            for _ in 0..<100 { hers.append(try await running.connect(alice)) }
+            for _ in 0..<20 { his.append(try await running.connect(bob)) }
+            for peer in hers + his { #expect(try await self.ping(peer)) }
+            try running.revoke([alice.leaf])
+            let outcome = try await running.server.reload(.program)
+            #expect(outcome.closed == 100 && outcome.judged == 120)
+            for peer in hers {
+                // It may be gone already.
+                try? await peer.send(message: "k#\u{0}D")
+                let event = try await peer.next()
+                guard case .closeReceived(.policyViolation, _) = event else {
+                    Issue.record("\(event)")
+                    continue
+                }
+            }
+            for peer in his {
+                #expect(try await self.ping(peer))
+                await peer.close()
+            }
+            for peer in hers { await peer.untilClosed() }
+            #expect(running.log.lines("connection closed").count { $0.metadata["cause"] == "certificateRevoked" } == 100)
+        }
+    }
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `Who has shaken hands before a reload and asks after it is judged by the new set`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with { running in
+            let alice = try running.authority.issueClient(name: "alice")
+            let context = try running.clientContext(alice, policy: self.version(version))
+            let between = try await TestPeer.connect(to: running.address, context)
+            let beside = try await TestPeer.connect(to: running.address, try running.clientContext(policy: self.version(version)))
+            for peer in [between, beside] { try await peer.untilEstablished() }
+            try running.revoke([alice.leaf])
+            try await running.server.reload()
+            #expect(try await between.open().hasPrefix("HTTP/1.1 403 "))
+            #expect(try await beside.open().hasPrefix("HTTP/1.1 101 "))
+            await between.untilClosed()
+            await beside.close()
+        }
+    }
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `6: where lists are given, an authority without one is refused when it is loaded`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with { running in
+            let peer = try await running.connect(policy: self.version(version))
+            let other = try TestAuthority(name: "Other")
+            let list = try running.authority.revocationList()
+            let anchors = [TrustAnchor(certificate: running.authority.root), TrustAnchor(certificate: other.root)]
+            let identity = try running.source.load().identity
+            running.source.set {
+                TLSMaterial(identity: identity, trustStore: try TrustStore(anchors: anchors, revocationLists: [list]))
+            }
+            await #expect(throws: ServerError.self) { try await running.server.reload() }
+            #expect(running.server.securityStatus?.lastReload.error?.contains("CN=Other") == true)
+            #expect(try await self.ping(peer))
+            await peer.close()
+        }
+    }
+
+    // MARK: Dates
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `41: a connection is closed when its certificate ends, without anybody's doing`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with { running in
+            let end = Timestamp.now().adding(seconds: 3)
+            let brief = try running.authority.issueClient(name: "brief") { $0.notAfter = end }
+            let (peer, other) = (try await running.connect(brief, policy: self.version(version)), try await running.connect())
+            #expect(try await self.ping(peer))
+            let (code, reason) = try await self.closeOf(peer)
+            #expect(Timestamp.now() >= end)
+            #expect(code == .policyViolation && reason.contains("expired"))
+            #expect(try await self.ping(other))
+            await peer.untilClosed()
+            await other.close()
+        }
+    }
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `8: when a list is past its next update, who is there goes and who comes is refused`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with { running in
+            let due = Timestamp.now().adding(seconds: 3)
+            let list = try running.authority.revocationList { $0.nextUpdate = due }
+            try running.trust(running.authority.trustStore(revocationLists: [list]))
+            try await running.server.reload()
+            let peer = try await running.connect(policy: self.version(version))
+            let (code, reason) = try await self.closeOf(peer)
+            #expect(Timestamp.now() >= due)
+            #expect(code == .policyViolation && reason.contains("cannot be said"))
+            #expect(await !self.isAdmitted(try running.authority.issueClient(), running, self.version(version)))
+            let refused = running.log.lines("tls handshake refused").last?.metadata["found"] ?? ""
+            #expect(refused.contains("\(due)") && refused.contains("CN=Test CA"), "\(refused)")
+            await peer.untilClosed()
+        }
+    }
+
+    // MARK: Bad sets
+
+    private struct Broken: Error {}
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `36: a set that cannot be used changes nothing, and status and log say why`(version: TLSPolicy.Version) async throws {
+        try await RunningServer.with({ $0.reloading.settleTimeout = .milliseconds(50) }) { running in
+            let peer = try await running.connect(policy: self.version(version))
+            let good = try running.source.load()
+            let other = try running.authority.issueServer()
+            let bad: [@Sendable () throws -> TLSMaterial] = [
+                { throw Broken() },
+                // The key of another certificate.
+                { TLSMaterial(identity: try Identity(leaf: good.identity.leaf, key: other.key), trustStore: good.trustStore) },
+                { TLSMaterial(identity: try Identity.pem(chain: Array("-----BEGIN".utf8), key: []), trustStore: good.trustStore) },
+                { TLSMaterial(identity: good.identity, trustStore: try TrustStore(anchors: [])) },
+                { TLSMaterial(identity: try TestAuthority().issueServer { $0.expire() }, trustStore: good.trustStore) },
+            ]
+            for (index, source) in bad.enumerated() {
+                running.source.set(source)
+                await #expect(throws: ServerError.self) { try await running.server.reload() }
+                let status = try #require(running.server.securityStatus)
+                #expect(status.set.generation == 1 && status.lastReload.error != nil && status.reloadsFailed == UInt64(index + 1))
+                #expect(try await self.ping(peer))
+            }
+            #expect(running.log.lines("reload failed, the old set stays in use").count == bad.count)
+            #expect(await self.isAdmitted(try running.authority.issueClient(), running, self.version(version)))
+            running.source.set { good }
+            try await running.server.reload()
+            #expect(running.server.securityStatus?.lastReload.error == nil)
+            await peer.close()
+        }
+    }
+
+    // MARK: Many
+
+    private final class Tally: Sendable {
+        let isOver = Atomic(false)
+        let answered = Atomic(0)
+        let loads = Atomic(0)
+    }
+
+    // Four clients ask without a pause and two come and go, while 1,000 sets of new lists come into use.
+    @Test func `1,000 reloads under load fail no request of a client that is allowed`() async throws {
+        try await RunningServer.with { running in
+            let gone = try running.authority.issueClient(name: "gone").leaf
+            let trust = try (0..<2).map { number in
+                try running.authority.trustStore(
+                    revocationLists: [running.authority.revocationList(revoking: number == 0 ? [gone] : [])])
+            }
+            let tally = Tally()
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for number in 0..<4 {
+                    group.addTask {
+                        let peer = try await running.connect(running.authority.issueClient(name: "client \(number)"))
+                        while !tally.isOver.load(ordering: .relaxed) {
+                            let isServed = try await self.ping(peer)
+                            #expect(isServed)
+                            tally.answered.add(1, ordering: .relaxed)
+                        }
+                        await peer.close()
+                    }
+                }
+                for _ in 0..<2 {
+                    let context = try running.clientContext()
+                    group.addTask {
+                        while !tally.isOver.load(ordering: .relaxed) {
+                            let peer = try await TestPeer.connect(to: running.address, context)
+                            let head = try await peer.open()
+                            #expect(head.hasPrefix("HTTP/1.1 101 "))
+                            let isServed = try await self.ping(peer)
+                            #expect(isServed)
+                            await peer.close()
+                        }
+                    }
+                }
+                for number in 0..<1_000 {
+                    try running.trust(trust[number % 2])
+                    try await running.server.reload()
+                }
+                tally.isOver.store(true, ordering: .relaxed)
+                try await group.waitForAll()
+            }
+            #expect(running.server.securityStatus?.set.generation == 1_001)
+            #expect(tally.answered.load(ordering: .relaxed) > 0)
+        }
+    }
+
+    @Test func `Reloads that are asked for together are one, and each reads after it was asked for`() async throws {
+        try await RunningServer.with { running in
+            let material = try running.source.load()
+            let tally = Tally()
+            running.source.set {
+                tally.loads.add(1, ordering: .relaxed)
+                return material
+            }
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for _ in 0..<200 {
+                    group.addTask {
+                        let before = tally.loads.load(ordering: .relaxed)
+                        try await running.server.reload()
+                        #expect(tally.loads.load(ordering: .relaxed) > before)
+                        tally.answered.add(1, ordering: .relaxed)
+                    }
+                }
+                try await group.waitForAll()
+            }
+            #expect(tally.answered.load(ordering: .relaxed) == 200)
+            #expect(tally.loads.load(ordering: .relaxed) < 200)
+        }
+    }
+}
