@@ -20,12 +20,7 @@ import Synchronization
 /// Keys and values are bytes. mwDB's protocol separates them by `#` (0x23): a key or value that contains one is refused with
 /// `invalidArgument`, and so is an empty key; a missing and an empty value look alike, and both are read as `nil`.
 public final class StorageClient: Sendable {
-    private let engine: NIOLoopBoundBox<ClientEngine>
-    private let eventLoop: any EventLoop
-    private let inbox: CallInbox
-    private let shared: ClientEngine.Shared
-    private let limits: StorageClientConfiguration.Limits
-    private let requestTimeout: Duration
+    fileprivate let core: ClientCore
 
     /// Checks the configuration; connects only in ``run()``.
     ///
@@ -35,15 +30,7 @@ public final class StorageClient: Sendable {
     }
 
     package init(configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop) throws {
-        try configuration.validate()
-        self.eventLoop = eventLoop
-        self.limits = configuration.limits
-        self.requestTimeout = configuration.timeouts.request
-        self.inbox = CallInbox()
-        self.shared = ClientEngine.Shared(queue: configuration.queue)
-        self.engine = .makeBoxSendingValue(
-            ClientEngine(configuration: configuration, logger: logger, eventLoop: eventLoop, inbox: self.inbox, shared: self.shared),
-            eventLoop: eventLoop)
+        self.core = try ClientCore(configuration, speaking: .mwdb, logger: logger, eventLoop: eventLoop)
     }
 
     // MARK: Life
@@ -51,27 +38,12 @@ public final class StorageClient: Sendable {
     /// Connects, and stays connected until ``close()`` or cancellation, whereupon it returns.
     ///
     /// - Throws: ``ClientError`` when no endpoint is worth another attempt: why. Every call fails with the same error then.
-    public func run() async throws {
-        try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { continuation in
-                self.onLoop { $0.start(continuation) }
-            }
-        } onCancel: {
-            self.onLoop { $0.close(letCallsFinish: false) }
-        }
-    }
+    public func run() async throws { try await self.core.run() }
 
     /// Takes no new calls, lets those that were made finish for `timeouts.drain` at most, then leaves with a closing handshake.
     ///
     /// Returns once the client has ended. Calling it again, or on a client that never ran, is fine.
-    public func close() async {
-        await withCheckedContinuation { continuation in
-            self.onLoop { engine in
-                engine.whenEnded { continuation.resume() }
-                engine.close(letCallsFinish: true)
-            }
-        }
-    }
+    public func close() async { await self.core.close() }
 
     // MARK: Calls
 
@@ -84,7 +56,7 @@ public final class StorageClient: Sendable {
     public func get(_ keys: [[UInt8]], timeout: Duration? = nil) async throws -> [[UInt8]?] {
         guard !keys.isEmpty else { return [] }
         try Self.check(keys)
-        guard case .values(let data) = try await self.call(Request.get(keys), timeout) else { throw Self.impossibleAnswer }
+        guard case .values(let data) = try await self.core.call(Request.get(keys), timeout) else { throw Self.impossibleAnswer }
         do {
             return try MWDBReply.values(data, count: keys.count).map { $0.readableBytes == 0 ? nil : Array($0.readableBytesView) }
         } catch {
@@ -101,7 +73,7 @@ public final class StorageClient: Sendable {
     public func put(_ pairs: [(key: [UInt8], value: [UInt8])], timeout: Duration? = nil) async throws {
         guard !pairs.isEmpty else { return }
         try Self.check(pairs.lazy.map(\.key))
-        _ = try await self.call(Request.put(pairs), timeout)
+        _ = try await self.core.call(Request.put(pairs), timeout)
     }
 
     /// Removes `keys` together or not at all; a key that is absent is no error.
@@ -111,7 +83,7 @@ public final class StorageClient: Sendable {
     public func remove(_ keys: [[UInt8]], timeout: Duration? = nil) async throws {
         guard !keys.isEmpty else { return }
         try Self.check(keys)
-        _ = try await self.call(Request.remove(keys), timeout)
+        _ = try await self.core.call(Request.remove(keys), timeout)
     }
 
     /// Takes a prefix that no client of this store ever had or will have.
@@ -119,21 +91,21 @@ public final class StorageClient: Sendable {
     /// - Parameter timeout: from now to the result, waiting for a connection included; `timeouts.request` if not given.
     /// - Throws: ``ClientError``.
     public func allocatePrefix(timeout: Duration? = nil) async throws -> UInt32 {
-        guard case .prefix(let prefix) = try await self.call(Request.allocatePrefix(), timeout) else { throw Self.impossibleAnswer }
+        guard case .prefix(let prefix) = try await self.core.call(Request.allocatePrefix(), timeout) else { throw Self.impossibleAnswer }
         return prefix
     }
 
     // MARK: What happens
 
     /// What happens to the connection from now on; every access makes a stream of its own, which ends with the client.
-    public var events: AsyncStream<ConnectionEvent> { self.shared.events.subscribe() }
+    public var events: AsyncStream<ConnectionEvent> { self.core.shared.events.subscribe() }
 
     /// What other clients wrote from now on, as far as the server announces it; every access makes a stream of its own, which ends with
     /// the client. Nothing is announced for the time without a connection: on ``ConnectionEvent/resumed(_:)``, load anew.
-    public var reloads: AsyncStream<Reload> { self.shared.reloads.subscribe() }
+    public var reloads: AsyncStream<Reload> { self.core.shared.reloads.subscribe() }
 
     /// What the client did so far.
-    public var counters: ClientCounters { self.shared.counters.withLock { $0 } }
+    public var counters: ClientCounters { self.core.shared.counters.withLock { $0 } }
 
     // MARK: Private
 
@@ -142,34 +114,6 @@ public final class StorageClient: Sendable {
 
     private static func check(_ keys: some Sequence<[UInt8]>) throws {
         for key in keys where key.isEmpty { throw ClientError.invalid("key", "is empty", remedy: "a key has at least one byte") }
-    }
-
-    private func call(_ request: Request, _ timeout: Duration?) async throws -> Answer {
-        let bytes = request.bytes.readableBytes + Request.maximumIDBytes
-        guard bytes <= self.limits.maximumMessageBytes else {
-            throw ClientError(
-                .invalidArgument, subject: "\(request.type)", what: "is too large for one message", found: "\(bytes) bytes",
-                expected: "at most \(self.limits.maximumMessageBytes)", remedy: "split it into several calls")
-        }
-        let deadline = NIODeadline.now() + TimeAmount(timeout ?? self.requestTimeout)
-        let id = self.inbox.makeID()
-        return try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { continuation in
-                self.submit(.call(id, request, deadline: deadline, continuation))
-                // A cancellation before the submission found nothing to cancel: say it again behind it.
-                if Task.isCancelled { self.submit(.cancel(id)) }
-            }
-        } onCancel: {
-            self.submit(.cancel(id))
-        }
-    }
-
-    private func submit(_ submission: CallInbox.Submission) {
-        if self.inbox.submit(submission) { self.onLoop { $0.submissionsArrived() } }
-    }
-
-    private func onLoop(_ body: @escaping @Sendable (ClientEngine) -> Void) {
-        self.eventLoop.execute { [engine] in body(engine.value) }
     }
 }
 
@@ -181,16 +125,5 @@ public func withStorageClient<Result: Sendable>(
     _ body: (StorageClient) async throws -> Result
 ) async throws -> Result {
     let client = try StorageClient(configuration: configuration, logger: logger)
-    return try await withThrowingTaskGroup(of: Void.self) { group in
-        // A client that gives up fails every call with the reason: `body` learns it there.
-        group.addTask { try? await client.run() }
-        do {
-            let result = try await body(client)
-            await client.close()
-            return result
-        } catch {
-            await client.close()
-            throw error
-        }
-    }
+    return try await client.core.whileRunning { try await body(client) }
 }

@@ -10,6 +10,9 @@ package enum OpenSSL {
         OPENSSL_init_crypto(COpenSSL_INIT_OPTIONS(), nil) == 1
     }()
 
+    /// Of the library that runs, as it says it: `OpenSSL 3.0.17 1 Jul 2025`.
+    package static var version: String { unsafe String(cString: OpenSSL_version(OPENSSL_VERSION)) }
+
     /// Empties the calling thread's error queue, so that what is found there later was queued later.
     package static func clearErrors() { ERR_clear_error() }
 

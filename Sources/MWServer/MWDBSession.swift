@@ -55,6 +55,7 @@ final class MWDBSession: SessionDelegate {
         } catch {
             return self.refused(error, in: session)
         }
+        session.countRequest()
         let limit = session.loop.limits.maximumKeysPerRequest
         guard !request.hasMoreKeys(than: limit) else {
             self.logFailure("more than \(limit) keys in one request", in: session)

@@ -12,6 +12,9 @@ package struct Principal: Sendable, Hashable {
 
     package var fingerprint: CertificateFingerprint { self.certificate.sha256 }
 
+    /// Whether it may do what concerns the server as a whole. Nobody may as long as no rules say who.
+    package var isAdministrator: Bool { false }
+
     private init(name: String, certificate: Certificate) {
         self.name = name
         self.certificate = certificate

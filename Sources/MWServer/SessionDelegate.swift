@@ -1,3 +1,4 @@
+package import MWPKI
 package import MWWebSocket
 package import NIOCore
 
@@ -61,6 +62,8 @@ package struct SessionInfo: Sendable {
     package let subprotocol: String?
     /// TLS version, cipher suite and group: what logs and status say.
     package let tls: String
+    /// When its 101 was sent.
+    package var openedAt = Timestamp.now()
 }
 
 /// How a session ended, for the log and the counters.

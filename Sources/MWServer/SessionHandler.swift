@@ -45,6 +45,8 @@ package final class SessionHandler: ChannelDuplexHandler {
         package static let congestion = Holds(rawValue: 8)
         /// Reads that wait for writes hold too many bytes of keys.
         package static let waitingGets = Holds(rawValue: 16)
+        /// Requests of the last message wait for their turn: see ``SessionHandler/mayTakeNext``.
+        package static let unfinishedMessage = Holds(rawValue: 32)
     }
 
     /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
@@ -56,6 +58,9 @@ package final class SessionHandler: ChannelDuplexHandler {
     package let loop: SessionLoop
     /// Requests that were taken and are not answered yet.
     package private(set) var requestsInFlight = 0
+    /// All that were taken, as the delegate counts them with ``countRequest()``.
+    package private(set) var requestCount: UInt64 = 0
+    package private(set) var receivedBytes: UInt64 = 0
     /// Where ``SessionLoop`` keeps it.
     var index = 0
     var isScheduledForFlush = false
@@ -83,7 +88,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Of the ``SecuritySet`` that judged last.
     private var generation: UInt64
     /// Bytes handed to the network in all, and what it had taken of them at the last tick.
-    private var writtenBytes = 0
+    package private(set) var writtenBytes = 0
     private var takenBytesAtLastTick = 0
 
     /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
@@ -114,6 +119,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let bytes = self.unwrapInboundIn(data)
         self.loop.counters.receivedBytes &+= UInt64(bytes.readableBytes)
+        self.receivedBytes &+= UInt64(bytes.readableBytes)
         self.lastHeard = self.loop.now
         self.pingedAt = nil
         // What came before is taken first, and this one when the burst ends: by then the machine alone holds the buffer, and can unmask in
@@ -186,6 +192,23 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.holds.remove(reason)
         self.resume()
     }
+
+    /// Whether the next request of a message may be taken, that has several. What was written so far is handed on if it is much. While it
+    /// is false there will be a ``SessionDelegate/readBurstEnded(in:)``, a ``SessionDelegate/mayGoOn(in:)``, or a request of this session
+    /// that ends.
+    package var mayTakeNext: Bool {
+        guard case .open = self.phase, !self.hasEnded else { return false }
+        if !self.isInReadBurst {
+            self.flushIfLarge()
+        } else if self.outbound.readableBytes >= Self.flushThresholdBytes {
+            // The TLS handler keeps what is flushed until the burst ends.
+            return false
+        }
+        return self.holds.isSubset(of: .unfinishedMessage)
+    }
+
+    /// A request was taken, whenever it is answered.
+    package func countRequest() { self.requestCount &+= 1 }
 
     /// A request was taken that is answered later.
     package func requestStarted() {

@@ -102,6 +102,16 @@ package final class SessionServer: Sendable {
     /// The event loops, to bring things to.
     package var eventLoops: [any EventLoop] { Array(self.group.makeIterator()) }
 
+    /// Asks every event loop, on it; those that have ended do not answer.
+    package func gather<Value: Sendable>(_ body: @escaping @Sendable (SessionLoop) -> Value) async -> [Value] {
+        let asked = self.loops.values.map { bound in bound.eventLoop.submit { body(bound.value.sessions) } }
+        var values: [Value] = []
+        for future in asked {
+            if let value = try? await future.get() { values.append(value) }
+        }
+        return values
+    }
+
     // MARK: Listening
 
     /// Listens on every address of every host.

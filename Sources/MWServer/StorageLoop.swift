@@ -29,20 +29,23 @@ package final class StorageLoop: SessionFactory {
     private var freeSlots: [Int] = []
     private var congested: [SessionHandler] = []
     private let reloads: ReloadBroadcaster?
+    private let administration: (any AdministrationService)?
     private var whenEnded: () -> Void
 
     /// - Parameters:
     ///   - submitter: Its `deliver` must bring outcomes to ``outcomesDelivered(_:)`` on `loop`.
     ///   - reloads: Counts the sessions that want to hear of changes.
+    ///   - administration: What is done for administrators.
     ///   - whenEnded: Called once, when nothing will be brought here any more.
     package init(
         on loop: SessionLoop, storage: Storage, submitter: Submitter, reloads: ReloadBroadcaster? = nil,
-        whenEnded: @escaping () -> Void = {}
+        administration: (any AdministrationService)? = nil, whenEnded: @escaping () -> Void = {}
     ) {
         self.loop = loop
         self.storage = storage
         self.submitter = submitter
         self.reloads = reloads
+        self.administration = administration
         self.whenEnded = whenEnded
     }
 
@@ -52,6 +55,7 @@ package final class StorageLoop: SessionFactory {
     }
 
     package func makeDelegate(for info: SessionInfo) -> any SessionDelegate {
+        guard info.subprotocol == nil else { return NativeSession(administration: self.administration) }
         self.reloads?.sessionOpened()
         return MWDBSession(on: self)
     }

@@ -7,13 +7,17 @@ final class StorageLoops: Sendable {
     private let loops = Mutex<[NIOLoopBound<StorageLoop>]>([])
 
     /// Makes the one of `loop`; called on its event loop.
-    func make(on loop: SessionLoop, storage: Storage, reloads: ReloadBroadcaster) -> StorageLoop {
+    func make(
+        on loop: SessionLoop, storage: Storage, reloads: ReloadBroadcaster, administration: any AdministrationService
+    ) -> StorageLoop {
         let eventLoop = loop.eventLoop
         let reference = Reference(eventLoop: eventLoop)
         let submitter = storage.makeSubmitter { outcomes in
             eventLoop.execute { reference.value?.outcomesDelivered(outcomes) }
         }
-        let made = StorageLoop(on: loop, storage: storage, submitter: submitter, reloads: reloads) { reference.value = nil }
+        let made = StorageLoop(
+            on: loop, storage: storage, submitter: submitter, reloads: reloads, administration: administration
+        ) { reference.value = nil }
         reference.value = made
         self.loops.withLock { $0.append(NIOLoopBound(made, eventLoop: eventLoop)) }
         return made

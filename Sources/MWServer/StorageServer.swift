@@ -1,7 +1,9 @@
 public import Logging
 package import MWPKI
+internal import MWProtocol
 package import MWStorage
 internal import MWTLS
+internal import MWWebSocket
 package import NIOCore
 public import ServiceLifecycle
 internal import Synchronization
@@ -14,10 +16,11 @@ internal import Synchronization
 /// ``run()`` is all that is needed, in a `ServiceGroup` or without. Programs that want the addresses first call ``start()``, then
 /// ``stop(restarting:)``. A server starts once.
 public final class StorageServer: Service, Sendable {
-    private let configuration: StorageServerConfiguration
+    let configuration: StorageServerConfiguration
     private let logger: Logger
     private let metrics = ServerMetrics()
     private let challenges = PendingChallenges()
+    private let statusParts = Mutex<[StatusPart]>([])
     private let state = Mutex(State.idle)
 
     private enum State {
@@ -28,7 +31,7 @@ public final class StorageServer: Service, Sendable {
         case stopped
     }
 
-    private struct Running: Sendable {
+    struct Running: Sendable {
         let storage: Storage
         let audit: AuditLog
         let sessions: SessionServer
@@ -37,6 +40,7 @@ public final class StorageServer: Service, Sendable {
         let watching: Task<Void, Never>
         let observation: StorageObservation
         let addresses: [SocketAddress]
+        let startedAt = Timestamp.now()
     }
 
     /// Reads nothing and opens nothing yet.
@@ -188,7 +192,16 @@ public final class StorageServer: Service, Sendable {
         return running.security.status()
     }
 
-    private func running() throws(ServerError) -> Running {
+    /// Shows more under `mwstorage status`: what `report` says then, under the name of `service`. Called on any task, before or after
+    /// ``start()``.
+    package func addStatus(of service: String, _ report: @escaping @Sendable () async -> [(name: String, text: String)]) {
+        self.statusParts.withLock { $0.append(StatusPart(service: service, report: report)) }
+    }
+
+    var addedStatus: [StatusPart] { self.statusParts.withLock { $0 } }
+
+    /// Throws ``ServerError/Code/wrongState`` unless it runs.
+    func running() throws(ServerError) -> Running {
         guard case .running(let running) = self.state.withLock({ $0 }) else {
             throw ServerError(.wrongState, "server", "it does not run")
         }
@@ -309,13 +322,14 @@ public final class StorageServer: Service, Sendable {
         var options = SessionServer.Options()
         options.limits = self.configuration.limits
         options.closeCodes = self.configuration.closeCodes
+        options.opening.subprotocols = .supported([nativeSubprotocol])
         let loops = StorageLoops()
         let reloads = ReloadBroadcaster { batch in loops.forEach { $0.reloadsCommitted(batch) } }
         let sessions = try await SessionServer(
             options, security: security, eventLoops: self.configuration.eventLoops ?? System.coreCount, audit: audit,
             logger: self.logger,
             publish: { [metrics = self.metrics] in metrics.publish($0) },
-            makeFactory: { loop in loops.make(on: loop, storage: storage, reloads: reloads) })
+            makeFactory: { [self] loop in loops.make(on: loop, storage: storage, reloads: reloads, administration: self) })
         return (sessions, storage.observe(reloads))
     }
 

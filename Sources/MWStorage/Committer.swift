@@ -26,7 +26,7 @@ final class Committer: @unchecked Sendable {
     private let pendingRequests = Atomic<Int>(0)
     private let shared = Mutex(Shared())
     private let engine: ReopenableEngine
-    private let options: StorageOptions
+    let options: StorageOptions
 
     private struct Shared {
         var health = StorageHealth.writable
@@ -88,6 +88,11 @@ final class Committer: @unchecked Sendable {
     var isCongested: Bool {
         pendingRequests.load(ordering: .relaxed) > options.limits.maximumPendingRequests / 2
             || pendingBytes.load(ordering: .relaxed) > options.limits.maximumPendingBytes / 2
+    }
+
+    var pending: PendingWrites {
+        PendingWrites(
+            requests: pendingRequests.load(ordering: .relaxed), bytes: pendingBytes.load(ordering: .relaxed), isCongested: isCongested)
     }
 
     /// Takes a filled queue and gives an empty one in return.

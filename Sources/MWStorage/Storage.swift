@@ -123,6 +123,12 @@ package final class Storage: Sendable {
 
     // MARK: What happens to it
 
+    /// What waits for its commit, as of some moment just past.
+    package var pending: PendingWrites { committer.pending }
+
+    /// As it was opened with.
+    package var limits: StorageLimits { committer.options.limits }
+
     /// Whether it takes writes.
     package var health: StorageHealth { committer.health }
 
@@ -131,6 +137,14 @@ package final class Storage: Sendable {
 
     /// The ``CommitOrigin/submitter`` of the async methods above.
     package var inProcessIdentifier: UInt32 { inProcess.identifier }
+}
+
+/// Writes that wait for their commit.
+package struct PendingWrites: Sendable, Hashable {
+    package let requests: Int
+    package let bytes: Int
+    /// So many that whoever writes should wait.
+    package let isCongested: Bool
 }
 
 /// Puts the keyspace in front of `key`: on the stack, unless it is over 1 KiB.

@@ -18,7 +18,9 @@ struct MWStorageCommand: AsyncParsableCommand {
             """,
         subcommands: [
             ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, ImportCommand.self,
-            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, BenchmarkCommand.self, ProvisionCommand.self,
+            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, WhoAmICommand.self, StatusCommand.self, SessionsCommand.self,
+            RejectionsCommand.self, ReloadCommand.self, RevokeCommand.self, AuthorityCommand.self, BenchmarkCommand.self,
+            ProvisionCommand.self,
             KeystoreCommand.self, CertificateCommand.self,
             ConfigCommand.self, ContextCommand.self, VersionCommand.self,
         ])

@@ -53,13 +53,13 @@ final class CallDesk {
             self.armDeadlineTimer(deadline)
         case .refuseQueueFull:
             let error = ClientError(
-                .queueFull, subject: "\(call.request.type)", what: "too many calls wait for a connection",
+                .queueFull, subject: "\(call.request.kind)", what: "too many calls wait for a connection",
                 found: "\(self.table.queuedCalls) calls of \(self.table.queuedBytes) bytes", remedy: "ask again later",
                 underlying: self.lastError)
             self.finish(call, .failure(error))
         case .refuseExpired:
             let error = ClientError(
-                .deadlineExceeded, subject: "\(call.request.type)", what: "was not sent in time", found: self.lastError.map { "\($0)" },
+                .deadlineExceeded, subject: "\(call.request.kind)", what: "was not sent in time", found: self.lastError.map { "\($0)" },
                 underlying: self.lastError)
             self.finish(call, .failure(error))
         }
@@ -78,7 +78,7 @@ final class CallDesk {
     }
 
     /// The server answered.
-    func answered(_ reply: MWDBReply, id: RequestID) -> ReplyOutcome {
+    func answered(_ reply: Reply, id: RequestID) -> ReplyOutcome {
         switch self.table.answered(id) {
         case .unknownRequest: return .violation(reason: "an answer to nothing that was asked", cause: nil)
         case .drop: return .fine
@@ -88,9 +88,9 @@ final class CallDesk {
         }
     }
 
-    private func complete(_ call: PendingCall, _ reply: MWDBReply) -> ReplyOutcome {
+    private func complete(_ call: PendingCall, _ reply: Reply) -> ReplyOutcome {
         do {
-            if let answer = try Answer(reply, to: call.request.type) {
+            if let answer = try Answer(reply, to: call.request.kind) {
                 self.finish(call, .success(answer))
                 return .fine
             }
@@ -99,7 +99,7 @@ final class CallDesk {
             return .fine
         }
         let error = ClientError(
-            .protocolMismatch, subject: "\(call.request.type)", what: "the server answered something else",
+            .protocolMismatch, subject: "\(call.request.kind)", what: "the server answered something else",
             mayHaveTakenEffect: call.request.effect == .once)
         self.finish(call, .failure(error))
         return .violation(reason: "an answer of another kind than its request", cause: error)
@@ -146,7 +146,7 @@ final class CallDesk {
 
     private func fail(_ ended: CallTableStateMachine.Ended, because cause: ClientError?) {
         guard let call = self.pending.removeValue(forKey: ended.call) else { return }
-        self.finish(call, .failure(ClientError(ended, type: call.request.type, cause: cause)))
+        self.finish(call, .failure(ClientError(ended, kind: call.request.kind, cause: cause)))
     }
 
     private func finish(_ call: PendingCall, _ result: Result<Answer, ClientError>) {
@@ -170,8 +170,8 @@ final class CallDesk {
 
 extension ClientError {
     /// What a call that ended without an answer throws.
-    init(_ ended: CallTableStateMachine.Ended, type: MWDBRequestType, cause: ClientError?) {
-        let subject = "\(type)"
+    init(_ ended: CallTableStateMachine.Ended, kind: Request.Kind, cause: ClientError?) {
+        let subject = "\(kind)"
         let effect = ended.mayHaveTakenEffect
         let because = cause.map { "\($0)" }
         switch ended.reason {

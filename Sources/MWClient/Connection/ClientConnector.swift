@@ -8,6 +8,8 @@ import NIOPosix
 /// Opens connections: material, name and TCP, TLS, opening handshake, each step with its own deadline.
 struct ClientConnector {
     let configuration: StorageClientConfiguration
+    /// Asked for in our own opening handshake; a server that does not select it is of no use.
+    var subprotocol: String?
     let eventLoop: any EventLoop
 
     /// Begins an attempt. On the event loop only.
@@ -57,7 +59,7 @@ struct ClientConnector {
         attempt.channel = channel
         do {
             let handler = OpeningHandshakeHandler(
-                endpoint: endpoint, exchange: try attempt.exchange ?? Self.ownExchange(endpoint),
+                endpoint: endpoint, exchange: try attempt.exchange ?? self.ownExchange(endpoint),
                 timeout: self.configuration.timeouts.upgrade,
                 onEncrypted: { attempt.peer = $0 }, completion: { attempt.complete($0) })
             // Only now, and not in the channel's initializer: of several addresses only the one that answered first is worth a handshake.
@@ -71,10 +73,12 @@ struct ClientConnector {
 }
 
 extension ClientConnector {
-    fileprivate static func ownExchange(_ endpoint: Endpoint) throws(WebSocketError) -> OpeningExchange {
+    fileprivate func ownExchange(_ endpoint: Endpoint) throws(WebSocketError) -> OpeningExchange {
         var random = SystemRandomNumberGenerator()
         let nonce = (0..<OpeningHandshake.nonceBytes).map { _ in UInt8.random(in: 0...255, using: &random) }
-        return try .webSocket(ClientOpeningHandshake(authority: endpoint.authority, target: endpoint.path, nonce: nonce))
+        return try .webSocket(
+            ClientOpeningHandshake(
+                authority: endpoint.authority, target: endpoint.path, subprotocols: self.subprotocol.map { [$0] } ?? [], nonce: nonce))
     }
 }
 

@@ -33,6 +33,7 @@ final class ClientEngine {
     }
 
     private let configuration: StorageClientConfiguration
+    private let clientProtocol: ClientProtocol
     private let logger: Logger
     private let eventLoop: any EventLoop
     private let inbox: CallInbox
@@ -54,14 +55,17 @@ final class ClientEngine {
     private var endObservers: [() -> Void] = []
 
     init(
-        configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop, inbox: CallInbox, shared: Shared
+        configuration: StorageClientConfiguration, speaking clientProtocol: ClientProtocol, logger: Logger, eventLoop: any EventLoop,
+        inbox: CallInbox, shared: Shared
     ) {
         self.configuration = configuration
+        self.clientProtocol = clientProtocol
         self.logger = logger
         self.eventLoop = eventLoop
         self.inbox = inbox
         self.shared = shared
-        self.connector = ClientConnector(configuration: configuration, eventLoop: eventLoop)
+        self.connector = ClientConnector(
+            configuration: configuration, subprotocol: clientProtocol.subprotocol, eventLoop: eventLoop)
         let reconnection = configuration.reconnection
         self.desk = CallDesk(
             limits: .init(configuration),
@@ -290,16 +294,33 @@ final class ClientEngine {
 
 extension ClientEngine: SessionDelegate {
     func session(_ session: SessionHandler, received message: ByteBuffer) {
-        let reply: MWDBReply
-        do {
-            reply = try MWDBReply(message: message)
+        do throws(ProtocolError) {
+            switch self.clientProtocol {
+            case .mwdb: self.received(try MWDBReply(message: message), in: session)
+            case .native:
+                var message = message
+                while let frame = try NativeFrame(readingFrom: &message) { try self.received(frame, in: session) }
+            }
         } catch {
-            return session.violated(CloseCode(rawValue: error.closeCode) ?? .protocolError, error.closeReason, error)
+            session.violated(CloseCode(rawValue: error.closeCode) ?? .protocolError, error.closeReason, error)
         }
-        guard let id = reply.id else {
-            if case .forceReload(let pairs) = reply { self.reload(pairs) }
-            return
+    }
+
+    private func received(_ reply: MWDBReply, in session: SessionHandler) {
+        if let id = reply.id { return self.answered(.mwdb(reply), id, in: session) }
+        if case .forceReload(let pairs) = reply { self.reload(pairs) }
+    }
+
+    private func received(_ frame: NativeFrame, in session: SessionHandler) throws(ProtocolError) {
+        switch frame.role {
+        case .reply, .failure: self.answered(.native(frame), frame.id, in: session)
+        // Nothing that is asked today has events; those of later versions are for later clients.
+        case .event: break
+        case .request: throw ProtocolError(.unknownType, "frame", expected: "a reply, a failure or an event", found: "a request")
         }
+    }
+
+    private func answered(_ reply: Reply, _ id: RequestID, in session: SessionHandler) {
         switch self.desk.answered(reply, id: id) {
         case .fine: self.reconnection.requestAnswered()
         case .violation(let reason, let cause): session.violated(.protocolError, reason, cause)

@@ -20,8 +20,13 @@ struct OpeningExchange: Sendable {
             head.headers.add(name: String(parts[0]), value: String(parts[1].drop { $0 == " " }))
         }
         return OpeningExchange(request: head) { response, body in
-            try handshake.validate(
+            let selected = try handshake.validate(
                 status: Int(response.status.code), headers: response.headers.map { ($0.name, $0.value) }, body: String(buffer: body))
+            guard selected != nil || handshake.subprotocols.isEmpty else {
+                throw ClientError(
+                    .protocolMismatch, subject: "server", what: "selected none of the subprotocols that we asked for",
+                    expected: handshake.subprotocols.joined(separator: ", "), remedy: "use a server that speaks it")
+            }
         }
     }
 }

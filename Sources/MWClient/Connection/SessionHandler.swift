@@ -107,7 +107,7 @@ final class SessionHandler: ChannelInboundHandler {
         while let event = self.machine.nextEvent(outbound: &self.outbound, maskingKey: self.maskingKeys.next()) {
             switch event {
             case .message(.binary, let payload): self.delegate?.session(self, received: payload)
-            case .message: self.violated(.unsupportedData, "mwDB's messages are binary")
+            case .message: self.violated(.unsupportedData, "messages are binary")
             case .ping, .pong: break
             case .closeReceived(let code, let reason): self.closeReceived(code, reason)
             case .violation(let error): self.violated(error)

@@ -88,44 +88,50 @@ package struct NativeRejectionsRequest: NativeRequest {
 
 /// Somebody who was refused, and why.
 package struct NativeRejection: NativeRecord {
-    package var time = NativeTime(0)
+    package var first = NativeTime(0)
+    package var latest = NativeTime(0)
+    /// How often, for the same reason.
+    package var count: Int64 = 0
+    /// `handshake`, `opening` or `request`.
+    package var stage = ""
     package var address = ""
-    /// Which check failed.
+    package var principal: String?
+    /// Which check failed: a stable name.
     package var check = ""
-    /// What was wrong, and with what.
     package var reason = ""
     package var expected: String?
-    package var seen: String?
+    package var found: String?
     package var remedy: String?
-    package var principal: String?
+    /// What the peer was told of it.
+    package var told: String?
     package var subject: String?
     package var issuer: String?
     package var serial: String?
     package var fingerprint: String?
     package var names: [String] = []
-    /// The same from the same, without a line of its own.
-    package var repetitions: Int64 = 0
-    /// What the peer was told: the TLS alert's name, or the HTTP status.
-    package var answer: String?
+    package var notAfter: NativeTime?
 
     package init() {}
 
     package mutating func visit<Visitor: NativeFieldVisitor>(_ visitor: inout Visitor) throws(ProtocolError) {
-        try visitor.field(1, "time", &self.time)
-        try visitor.field(2, "address", &self.address)
-        try visitor.field(3, "check", &self.check)
-        try visitor.field(4, "reason", &self.reason)
-        try visitor.field(5, "expected", &self.expected)
-        try visitor.field(6, "seen", &self.seen)
-        try visitor.field(7, "remedy", &self.remedy)
-        try visitor.field(8, "principal", &self.principal)
-        try visitor.field(9, "subject", &self.subject)
-        try visitor.field(10, "issuer", &self.issuer)
-        try visitor.field(11, "serial", &self.serial)
-        try visitor.field(12, "fingerprint", &self.fingerprint)
-        try visitor.field(13, "names", &self.names)
-        try visitor.field(14, "repetitions", &self.repetitions)
-        try visitor.field(15, "answer", &self.answer)
+        try visitor.field(1, "first", &self.first)
+        try visitor.field(2, "latest", &self.latest)
+        try visitor.field(3, "count", &self.count)
+        try visitor.field(4, "stage", &self.stage)
+        try visitor.field(5, "address", &self.address)
+        try visitor.field(6, "principal", &self.principal)
+        try visitor.field(7, "check", &self.check)
+        try visitor.field(8, "reason", &self.reason)
+        try visitor.field(9, "expected", &self.expected)
+        try visitor.field(10, "found", &self.found)
+        try visitor.field(11, "remedy", &self.remedy)
+        try visitor.field(12, "told", &self.told)
+        try visitor.field(13, "subject", &self.subject)
+        try visitor.field(14, "issuer", &self.issuer)
+        try visitor.field(15, "serial", &self.serial)
+        try visitor.field(16, "fingerprint", &self.fingerprint)
+        try visitor.field(17, "names", &self.names)
+        try visitor.field(18, "not_after", &self.notAfter)
     }
 }
 

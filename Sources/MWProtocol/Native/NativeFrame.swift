@@ -1,6 +1,6 @@
 // The native protocol, subprotocol `mwstorage.v1`: frames inside binary WebSocket messages. All numbers are big-endian.
 //
-//     message := frame frame*            a frame never crosses from one message into the next
+//     message := frame*            a frame never crosses from one message into the next
 //
 //     frame   offset  size
 //             0       4     length   bytes of the frame behind this field, 8 or more

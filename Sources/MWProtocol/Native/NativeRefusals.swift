@@ -19,6 +19,15 @@ package struct NativeRefusalTarget: NativeRecord {
         try visitor.field(3, "issuer", &self.issuer)
         try visitor.field(4, "identity", &self.identity)
     }
+
+    /// For logs and people.
+    package var text: String {
+        let parts = [
+            self.fingerprint, self.serial.map { "serial \($0)" }, self.issuer.map { "issuer \($0)" },
+            self.identity.map { "identity \($0)" },
+        ]
+        return parts.compactMap { $0 }.joined(separator: " ")
+    }
 }
 
 /// Refuses whom it names from now on, over restarts, and closes what they have open.
@@ -27,14 +36,14 @@ package struct NativeRefuseRequest: NativeRequest {
     package static let kind = NativeRequestKind.refuse
 
     package var target = NativeRefusalTarget()
-    /// For the list and the audit log.
-    package var reason: String?
+    /// Only says what would become of it. Critical: a server that does not know this must not do the rest.
+    package var isTrial: Bool?
 
     package init() {}
 
     package mutating func visit<Visitor: NativeFieldVisitor>(_ visitor: inout Visitor) throws(ProtocolError) {
         try visitor.field(1, "target", &self.target)
-        try visitor.field(2, "reason", &self.reason)
+        try visitor.field(NativeTag(rawValue: 2).critical, "trial", &self.isTrial)
     }
 }
 
@@ -80,18 +89,16 @@ package struct NativeRefusalsRequest: NativeRequest {
 /// One refusal.
 package struct NativeRefusal: NativeRecord {
     package var target = NativeRefusalTarget()
-    package var since: NativeTime?
-    package var reason: String?
+    package var since = NativeTime(0)
     /// The administrator's principal.
-    package var by: String?
+    package var by = ""
 
     package init() {}
 
     package mutating func visit<Visitor: NativeFieldVisitor>(_ visitor: inout Visitor) throws(ProtocolError) {
         try visitor.field(1, "target", &self.target)
         try visitor.field(2, "since", &self.since)
-        try visitor.field(3, "reason", &self.reason)
-        try visitor.field(4, "by", &self.by)
+        try visitor.field(3, "by", &self.by)
     }
 }
 

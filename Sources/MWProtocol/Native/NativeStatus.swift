@@ -139,18 +139,26 @@ package struct NativeLimit: NativeRecord {
 package struct NativeReloadState: NativeRecord {
     /// Counts the sets that were taken into use, the first included.
     package var generation: Int64 = 0
-    /// When the set in use was loaded.
+    /// When the files of the set in use were read.
     package var loadedAt = NativeTime(0)
-    /// When a reload was tried last; not there: never.
-    package var triedAt: NativeTime?
+    /// When that was tried last, the start included.
+    package var triedAt = NativeTime(0)
+    /// What asked for it.
+    package var trigger = ""
     /// Why it failed; not there: it did not.
     package var failure: String?
-    /// The same things as in ``onDisk``.
+    package var reloadsDone: Int64 = 0
+    package var reloadsFailed: Int64 = 0
+    /// Files that differ from what was read of them.
+    package var changedFiles: [String] = []
+    /// What is in use; the same names as in ``onDisk``.
     package var loaded: [NativeText] = []
     /// What a reload would take now.
     package var onDisk: [NativeText] = []
     /// Why it could not.
     package var onDiskFailure: String?
+    /// In the answer to a reload: connections that it closed.
+    package var connectionsClosed: Int64?
 
     package init() {}
 
@@ -158,10 +166,15 @@ package struct NativeReloadState: NativeRecord {
         try visitor.field(1, "generation", &self.generation)
         try visitor.field(2, "loaded_at", &self.loadedAt)
         try visitor.field(3, "tried_at", &self.triedAt)
-        try visitor.field(4, "failure", &self.failure)
-        try visitor.field(5, "loaded", &self.loaded)
-        try visitor.field(6, "on_disk", &self.onDisk)
-        try visitor.field(7, "on_disk_failure", &self.onDiskFailure)
+        try visitor.field(4, "trigger", &self.trigger)
+        try visitor.field(5, "failure", &self.failure)
+        try visitor.field(6, "reloads_done", &self.reloadsDone)
+        try visitor.field(7, "reloads_failed", &self.reloadsFailed)
+        try visitor.field(8, "changed_files", &self.changedFiles)
+        try visitor.field(9, "loaded", &self.loaded)
+        try visitor.field(10, "on_disk", &self.onDisk)
+        try visitor.field(11, "on_disk_failure", &self.onDiskFailure)
+        try visitor.field(12, "connections_closed", &self.connectionsClosed)
     }
 }
 
@@ -174,8 +187,10 @@ package struct NativeStorageState: NativeRecord {
     /// Writes that wait for their commit.
     package var pendingRequests: Int64 = 0
     package var pendingBytes: Int64 = 0
-    /// Above these the server stops reading from those who write.
+    /// So many wait that the server stops reading from those who write.
     package var isCongested = false
+    /// Whether it takes writes.
+    package var health = ""
 
     package init() {}
 
@@ -186,6 +201,7 @@ package struct NativeStorageState: NativeRecord {
         try visitor.field(4, "pending_requests", &self.pendingRequests)
         try visitor.field(5, "pending_bytes", &self.pendingBytes)
         try visitor.field(6, "congested", &self.isCongested)
+        try visitor.field(7, "health", &self.health)
     }
 }
 

@@ -1,20 +1,18 @@
 import ArgumentParser
+import MWProtocol
 
 /// `mwstorage version`.
 struct VersionCommand: CommandWithOutput {
     static let configuration = CommandConfiguration(commandName: "version", abstract: "Print the version.")
-
-    /// Semantic version of the command and the libraries.
-    static let current = "0.1.0"
 
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let format = output.format ?? .text
         if format.isJSON {
-            try Output.line(JSONValue.object([("version", .string(Self.current))]).text)
+            try Output.line(JSONValue.object([("version", .string(softwareVersion))]).text)
         } else {
-            try Output.line("mwstorage \(Self.current)")
+            try Output.line("mwstorage \(softwareVersion)")
         }
     }
 }

@@ -67,7 +67,8 @@ extension CommandFailure {
         let status: ExitStatus =
             switch error.code {
             case .notSent, .unreachable, .closed: .unreachable
-            case .outcomeUnknown, .connectionLost, .refused, .queueFull: .outcomeUnknown
+            case .refused: Self.status(error.underlying as? NativeFailure)
+            case .outcomeUnknown, .connectionLost, .queueFull: .outcomeUnknown
             case .unauthenticated: .certificateRefused
             case .forbidden: .forbidden
             case .serverNotTrusted: .serverRefused
@@ -84,11 +85,20 @@ extension CommandFailure {
             remedy: error.remedy, code: "client.\(error.code)")
     }
 
+    /// What the server could not do: most of it later perhaps, some of it only once something is mended.
+    private static func status(_ failure: NativeFailure?) -> ExitStatus {
+        switch failure?.code {
+        case .reloadFailed, .notConfigured: .configurationInvalid
+        case .answerTooBig: .badInput
+        default: .outcomeUnknown
+        }
+    }
+
     /// What the layer below adds to what the client has said already.
     private static func reasons(_ underlying: (any Error)?) -> [String] {
         switch underlying {
         case let error as TLSError: error.certificate.map { ["\($0)"] } ?? []
-        case nil, is ProtocolError, is WebSocketError: []
+        case nil, is ProtocolError, is WebSocketError, is NativeFailure: []
         case let error?: ["\(error)"]
         }
     }
