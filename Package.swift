@@ -4,10 +4,10 @@
 // manifest with scripts/layering.json and fails on any edge that is not listed there.
 //
 //                                mwstorage (command)
-//      ┌───────────┬──────────────────┼───────────┬──────────────┬──────────────┐
-//  MWRocksDB    MWServer           MWClient   MWKeystore      MWACME    MWHTTPTransfer
-//  MWLevelDB     │  └───────┬─────────┘           │              │              │
-//    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ────┘            CCurl
+//      ┌───────────┬──────────────────┼───────────┬───────────────────┬────────────────┐
+//  MWRocksDB    MWServer           MWClient   MWKeystore    MWCertificateManager  MWHTTPTransfer
+//  MWLevelDB     │  └───────┬─────────┘           │                MWACME              │
+//    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ───────┘                CCurl
 //  CRocksDB                 ├─ MWWebSocket                │
 //  CLevelDB                 └─ MWProtocol             COpenSSL
 
@@ -85,6 +85,9 @@ let package = Package(
         module("MWACME", ["MWPKI"]),
         // One HTTPS request, one response, on a libcurl thread of its own.
         module("MWHTTPTransfer", ["CCurl"]),
+        // Does what MWACME says: state on disk, challenges answered, certificates renewed.
+        module(
+            "MWCertificateManager", ["MWPKI", "MWACME", nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle]),
         // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
         module("MWStorage", []),
         // `StorageEngine` on RocksDB, and on LevelDB.
@@ -149,6 +152,9 @@ let package = Package(
         tests(of: "MWProtocol", [nioCore]),
         tests(of: "MWACME", ["MWPKI", "FakeCA", "TestCertificates", "COpenSSL"]),
         tests(of: "MWHTTPTransfer", ["MWPKI", "TestCertificates", "TestHTTPS"]),
+        tests(
+            of: "MWCertificateManager",
+            ["MWPKI", "MWACME", "FakeCA", "TestCertificates", "mwstorage-crash", nioCore, nioPosix, logging]),
         tests(of: "MWStorage", ["EngineContract"]),
         tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),

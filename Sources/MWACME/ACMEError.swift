@@ -46,6 +46,13 @@ package struct ACMEError: Error, Hashable, CustomStringConvertible {
         package static let problemReported = Code("problemReported")
         package static let keyUnsupported = Code("keyUnsupported")
         package static let stateUnwritable = Code("stateUnwritable")
+        /// There is no room for the state: nothing is ordered that could not be kept.
+        package static let diskFull = Code("diskFull")
+        package static let diskReadOnly = Code("diskReadOnly")
+        /// Others may read or change the state, or it is somebody else's.
+        package static let stateExposed = Code("stateExposed")
+        /// Another process orders, or works on the account.
+        package static let stateLocked = Code("stateLocked")
         /// A saved state is torn, truncated, of another version, or garbage.
         package static let stateMalformed = Code("stateMalformed")
         package static let ownFailure = Code("ownFailure")

@@ -99,6 +99,15 @@ extension ACMEProblem {
         subproblems = (json["subproblems"]?.array ?? []).prefix(ACMEProblem.maximumSubproblems).map { ACMEProblem($0, depth: 1) }
     }
 
+    /// As it is kept in a state file.
+    var json: JSONValue {
+        .object([
+            "type": .optional(type), "detail": .optional(detail), "status": status.map { .integer(Int64($0)) } ?? .null,
+            "instance": .optional(instance), "identifier": identifier?.json ?? .null,
+            "subproblems": .array(subproblems.map(\.json)),
+        ])
+    }
+
     /// A reply whose status is an error; anything that is not a problem document keeps its status only.
     init(_ response: HTTPResponse, at now: Timestamp) {
         // Some servers send the document with another content type, so the form decides.

@@ -21,6 +21,12 @@ package struct AccountRecord: ACMERecord {
         self.contacts = contacts
     }
 
+    /// The rate limit that holds now; one longer than `HTTPResponse.maximumRetryAfterSeconds` was saved by a clock that has been set since.
+    package func rateLimit(at now: Timestamp) -> Timestamp? {
+        guard let retryAt, retryAt > now, retryAt <= now.adding(seconds: HTTPResponse.maximumRetryAfterSeconds) else { return nil }
+        return retryAt
+    }
+
     package init(json: JSONValue) throws {
         directoryURL = try json.required("directory")
         key = try json.requiredKey("key")
@@ -162,6 +168,19 @@ package struct CertificateGeneration: ACMERecord {
         if profile != plan.profile?.name { return "the profile changed: \(profile ?? "none") to \(plan.profile?.name ?? "none")" }
         return nil
     }
+}
+
+/// What is remembered of attempts while there is no certificate to remember it with.
+package struct AttemptRecord: ACMERecord {
+    package static let kind = "attempts"
+
+    package var renewal: RenewalState
+
+    package init(renewal: RenewalState) { self.renewal = renewal }
+
+    package init(json: JSONValue) throws { renewal = RenewalState(json: json["renewal"]) }
+
+    package func json() throws -> JSONValue { .object(["renewal": renewal.json]) }
 }
 
 /// What an issuance wants kept before it goes on.

@@ -62,7 +62,7 @@ package struct AccountStateMachine: ~Copyable {
 
     package mutating func start(at now: Moment) -> Action {
         guard case .idle = stage else { preconditionFailure("started twice") }
-        if let retryAt = record.retryAt, retryAt > now.date {
+        if let retryAt = record.rateLimit(at: now.date) {
             return end(
                 ACMEError(
                     .rateLimited, subject: plan.directoryURL, "the CA asked to wait", retryAt: retryAt, disposition: .retryOrFallback))

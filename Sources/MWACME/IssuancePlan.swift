@@ -83,6 +83,14 @@ package struct IssuancePlan: Sendable {
         self.identifiers = identifiers
     }
 
+    /// Of what is ordered, and how it is proved: equal for equal orders, whatever the order of names.
+    package var digest: String {
+        let parts =
+            [directoryURL, "\(keyAlgorithm)", profile?.name ?? "", challengePreference.map(\.rawValue).joined(separator: " ")]
+            + identifiers.sorted().map(\.value) + [externalAccountBinding?.keyIdentifier ?? "", "\(termsOfServiceAgreed)"]
+        return Hex.encode(OpenSSL.sha256(Array(parts.joined(separator: "\n").utf8)))
+    }
+
     /// Throws `planInvalid` for what no CA could fulfil.
     package func validate() throws(ACMEError) {
         func invalid(_ subject: String, _ what: String, _ remedy: String) -> ACMEError {

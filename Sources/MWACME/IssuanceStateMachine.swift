@@ -131,7 +131,7 @@ package struct IssuanceStateMachine: ~Copyable {
         } catch {
             return end(error, keepsOrder: true)
         }
-        if let retryAt = account.retryAt, retryAt > now.date {
+        if let retryAt = account.rateLimit(at: now.date) {
             return end(
                 ACMEError(
                     .rateLimited, subject: plan.directoryURL, "the CA asked to wait", retryAt: retryAt, disposition: .retryOrFallback),

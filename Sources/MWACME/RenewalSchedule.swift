@@ -19,8 +19,15 @@ package struct RenewalState: Sendable, Hashable {
     /// Attempts to renew in a row that failed.
     package var attempts = 0
     package var lastError: String?
+    /// What the CA said about the last attempt, where it said something.
+    package var lastProblem: ACMEProblem?
+    package var lastAttempt: Timestamp?
     /// No attempt before then.
     package var retryAt: Timestamp?
+    /// What the failed attempts were for; see `planChanged`.
+    package var attemptedPlan: String?
+    /// We had it revoked: another one is wanted at once.
+    package var revoked: Timestamp?
     /// RFC 9773 §5: the CA did not take `replaces` for this certificate.
     package var replacesRefused = false
 
@@ -41,8 +48,30 @@ package struct RenewalState: Sendable, Hashable {
         jitter = json["jitterPerMillion"]?.integer.map { Double(min(max($0, -1_000_000), 1_000_000)) / 1e6 }
         attempts = max(0, json["attempts"]?.integer ?? 0)
         lastError = json["lastError"]?.string
+        lastProblem = ACMEProblem(json["lastProblem"])
+        lastAttempt = json.date("lastAttempt")
         retryAt = json.date("retryAt")
+        attemptedPlan = json["attemptedPlan"]?.string
+        revoked = json.date("revoked")
         replacesRefused = json["replacesRefused"]?.bool ?? false
+    }
+
+    /// A clock that was set back since the last attempt would hold up the next one for as long: it may be made now.
+    package mutating func clockObserved(_ now: Timestamp) {
+        guard let last = lastAttempt, last > now.adding(seconds: RenewalState.toleratedClockSeconds) else { return }
+        lastAttempt = now
+        retryAt = nil
+    }
+
+    /// Clocks that are corrected by less change nothing here.
+    private static let toleratedClockSeconds: Int64 = 3600
+
+    /// Failed attempts at something else say nothing about this: an operator who mended the configuration does not wait.
+    package mutating func planChanged(to digest: String) {
+        guard attemptedPlan != digest else { return }
+        attemptedPlan = digest
+        attempts = 0
+        retryAt = nil
     }
 
     var json: JSONValue {
@@ -52,8 +81,25 @@ package struct RenewalState: Sendable, Hashable {
             "checkFailures": .integer(Int64(checkFailures)), "lastCheckError": .optional(lastCheckError),
             "isUnsupported": .bool(isUnsupported),
             "jitterPerMillion": jitter.map { .integer(Int64(($0 * 1e6).rounded())) } ?? .null, "attempts": .integer(Int64(attempts)),
-            "lastError": .optional(lastError), "retryAt": .date(retryAt), "replacesRefused": .bool(replacesRefused),
+            "lastError": .optional(lastError), "lastProblem": lastProblem?.json ?? .null, "lastAttempt": .date(lastAttempt),
+            "retryAt": .date(retryAt), "attemptedPlan": .optional(attemptedPlan), "revoked": .date(revoked),
+            "replacesRefused": .bool(replacesRefused),
         ])
+    }
+}
+
+extension RenewalState {
+    /// An attempt at a certificate failed: counted, remembered, and when to try again.
+    ///
+    /// - Parameter remaining: seconds until the certificate that is served expires; nil where there is none.
+    package mutating func attemptFailed(_ error: ACMEError, remaining: Int64?, now: Timestamp, random: inout SplitMix64) {
+        attempts += 1
+        lastError = error.description
+        lastProblem = error.problem
+        lastAttempt = now
+        let pause = RenewalSchedule.retryPause(
+            attempts: attempts, disposition: error.disposition, remaining: remaining, random: &random)
+        retryAt = max(now.adding(seconds: pause), error.retryAt ?? now)
     }
 }
 
@@ -68,6 +114,7 @@ package struct RenewalSchedule: Sendable, Hashable {
         case lifetime
         case almostExpired
         case expired
+        case revoked
 
         package var description: String {
             switch self {
@@ -76,6 +123,7 @@ package struct RenewalSchedule: Sendable, Hashable {
             case .lifetime: "its share of the lifetime is over"
             case .almostExpired: "it expires very soon"
             case .expired: "it has expired"
+            case .revoked: "it was revoked"
             }
         }
     }
@@ -127,14 +175,18 @@ package struct RenewalSchedule: Sendable, Hashable {
 
     private var lifetime: Int64 { max(0, notAfter.seconds(since: notBefore)) }
 
+    /// Never before a quarter of what was left when it was issued: a certificate that was old when it was new is not renewed at once,
+    /// for the next one would be as old.
+    private var earliestTime: Timestamp { created.adding(seconds: max(0, notAfter.seconds(since: created)) / 4) }
+
     /// From here on, the time is too short for politeness.
-    package var safetyTime: Timestamp { notAfter.adding(seconds: -(lifetime / RenewalSchedule.safetyShare)) }
+    package var safetyTime: Timestamp { max(notAfter.adding(seconds: -(lifetime / RenewalSchedule.safetyShare)), earliestTime) }
 
     /// Two thirds or half of the lifetime, with this jitter (-1...1), never past the safety time.
     package func lifetimeTime(jitter: Double) -> Timestamp {
         let share = lifetime <= RenewalSchedule.shortLifetimeSeconds ? 0.5 : 2.0 / 3
         let seconds = Double(lifetime) * (share + RenewalSchedule.jitterShare * min(max(jitter, -1), 1))
-        return min(notBefore.adding(seconds: Int64(seconds)), safetyTime)
+        return min(max(notBefore.adding(seconds: Int64(seconds)), earliestTime), safetyTime)
     }
 
     /// When it will be renewed as things stand, and why.
@@ -168,7 +220,8 @@ package struct RenewalSchedule: Sendable, Hashable {
             state.isUnsupported = false
         }
         let plain = nextRenewal(state)
-        let next = now >= notAfter ? (time: now, reason: Reason.expired) : plain
+        let next =
+            now >= notAfter ? (time: now, reason: Reason.expired) : state.revoked != nil ? (time: now, reason: Reason.revoked) : plain
         // All attempts obey the backoff of failed ones, and the CA's rate limit.
         let dueAt = max(next.time, state.retryAt ?? next.time)
         if dueAt <= now { return .renewNow(next.reason) }
@@ -224,12 +277,7 @@ package struct RenewalSchedule: Sendable, Hashable {
 
     /// A renewal did not succeed. Backs off: longer each time, shorter the less time is left, and never before Retry-After.
     package func renewalFailed(_ error: ACMEError, _ state: inout RenewalState, now: Timestamp, random: inout SplitMix64) {
-        state.attempts += 1
-        state.lastError = error.description
-        let remaining = max(0, notAfter.seconds(since: now))
-        let pause = RenewalSchedule.retryPause(
-            attempts: state.attempts, disposition: error.disposition, remaining: remaining, random: &random)
-        state.retryAt = max(now.adding(seconds: pause), error.retryAt ?? now)
+        state.attemptFailed(error, remaining: max(0, notAfter.seconds(since: now)), now: now, random: &random)
     }
 
     /// `remaining`: seconds until the certificate that is served expires; nil where there is none.
@@ -271,8 +319,9 @@ package struct AuthoritySequence: Sendable, Hashable {
         }
     }
 
-    package mutating func remember(_ record: AccountRecord) {
-        if let date = record.retryAt { retryAt[record.directoryURL] = date }
+    /// A rate limit that was saved; one longer than any is was saved by a clock that has been set since.
+    package mutating func remember(_ record: AccountRecord, at now: Timestamp) {
+        if let date = record.rateLimit(at: now) { retryAt[record.directoryURL] = date }
     }
 
     /// The CA to try now: the first that neither failed too often in this cycle nor asked to wait; nil when all did.

@@ -55,14 +55,18 @@ package struct HTTPResponse: Sendable, Hashable {
 
     package func value(of name: String) -> String? { values(of: name).first }
 
+    /// A week: the longest rate limit of public CAs. A longer Retry-After is a mistake that would outlast the certificate.
+    package static let maximumRetryAfterSeconds: Int64 = 7 * 86_400
+
     /// RFC 9110 §10.2.3: seconds from now, or an HTTP-date. Nil when absent or malformed.
     package func retryAfter(at now: Timestamp) -> Timestamp? {
         guard let text = value(of: "Retry-After")?.trimmed, !text.isEmpty else { return nil }
+        let latest = now.adding(seconds: HTTPResponse.maximumRetryAfterSeconds)
         if text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) {
             // Too many digits to be a number are a very long time.
-            return now.adding(seconds: Int64(text) ?? .max)
+            return min(now.adding(seconds: Int64(text) ?? .max), latest)
         }
-        return Timestamp(httpDate: text)
+        return Timestamp(httpDate: text).map { min($0, latest) }
     }
 
     /// RFC 8288: the targets of the Link headers with this relation.

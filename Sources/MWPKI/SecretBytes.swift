@@ -19,6 +19,13 @@ internal import COpenSSL
         unsafe storage.copyBytes(from: bytes)
     }
 
+    /// Copies `bytes` and wipes them.
+    package convenience init(taking bytes: inout [UInt8]) {
+        self.init(bytes)
+        unsafe bytes.withUnsafeMutableBytes { unsafe OPENSSL_cleanse($0.baseAddress, $0.count) }
+        bytes = []
+    }
+
     deinit {
         unsafe OPENSSL_cleanse(storage.baseAddress, storage.count)
         unsafe storage.deallocate()
