@@ -109,7 +109,7 @@ let package = Package(
             name: "mwstorage",
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
-                "MWServer", "MWClient",
+                "MWServer", "MWClient", "MWACME",
                 nioCore, nioPosix, logging, unixSignals, argumentParser, configuration, systemPackage, histogram,
             ],
             swiftSettings: settings),

@@ -35,7 +35,7 @@ package final class NativeSession: SessionDelegate {
     private var isTaking = false
     private var administrationsInFlight = 0
     /// A client that fails all the time must not fill a disk with logs.
-    private var lines = LogAllowance(interval: .seconds(1))
+    private var lines = EventBudget(burst: 1, perSecond: 1)
 
     /// - Parameter administration: Without one, every request of an administrator is answered as not set up.
     package init(administration: (any AdministrationService)?) { self.administration = administration }
@@ -233,7 +233,8 @@ package final class NativeSession: SessionDelegate {
     }
 
     private func log(_ reason: String, in session: SessionHandler) {
-        guard let withheld = self.lines.admit(at: session.loop.now) else { return }
-        session.loop.log(session.info, level: .warning, "request failed", ["reason": "\(reason)", "unlogged": "\(withheld)"])
+        let (isAllowed, unlogged) = self.lines.take(at: session.loop.now.uptimeSeconds)
+        guard isAllowed else { return }
+        session.loop.log(session.info, level: .warning, "request failed", ["reason": "\(reason)", "unlogged": "\(unlogged)"])
     }
 }

@@ -123,10 +123,8 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         }
         if let event = event as? TLSChallengeAnswered {
             // Without a peer there is nobody to be a principal; the TLS handler closes by itself.
-            self.loop.counters.handshakes["acme_challenge", default: 0] += 1
             self.state = .done
-            self.loop.logger.info(
-                "acme challenge answered", metadata: ["server_name": "\(event.serverName)", "address": "\(self.address(context))"])
+            self.loop.challengeAnswered(for: event.serverName, address: self.address(context))
         }
         context.fireUserInboundEventTriggered(event)
     }
@@ -316,22 +314,11 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             rejection.certificate = AuditedCertificate(peer.leaf)
         }
         if rejection.check == "\(TLSError.Code.identityAwaited)" {
-            self.logAwaitedIdentity(rejection)
+            self.loop.logAwaitedIdentity(rejection)
         } else {
             self.loop.logRefusal(message, rejection)
         }
         self.loop.audit.record(rejection.stage == .handshake ? .handshakeRefused(rejection) : .openingRefused(rejection))
-    }
-
-    /// Every client that is there meets this, again and again: one line says it for all.
-    private func logAwaitedIdentity(_ rejection: Rejection) {
-        guard let withheld = self.loop.awaitedIdentityLines.admit(at: .now()) else { return }
-        self.loop.logger.warning(
-            "tls handshakes are refused: there is no certificate yet",
-            metadata: [
-                "check": "\(rejection.check)", "reason": "\(rejection.reason)", "address": "\(rejection.address)",
-                "more_since_last_line": "\(withheld)",
-            ])
     }
 
     private func address(_ context: ChannelHandlerContext) -> String { context.remoteAddress?.hostAndPort ?? "unknown" }

@@ -117,6 +117,7 @@ final class SecurityDesk: Sendable {
     {
         do {
             let (material, now) = try await self.readUntilSettled(trigger)
+            try self.requireIdentity(of: material, at: now)
             let set = try self.swap { state in
                 state.material = material
                 state.loadedAt = now
@@ -147,6 +148,14 @@ final class SecurityDesk: Sendable {
             self.audit.record(.reloadFailed(AuditedReload(trigger: "\(trigger)", failure: "\(error)")))
             throw error
         }
+    }
+
+    /// A certificate that is obtained comes into being and is renewed; it does not go away before its end.
+    private func requireIdentity(of material: SecurityMaterial, at now: Timestamp) throws(ServerError) {
+        guard material.tls.identity == nil, let inUse = self.current.set.context.identity, now <= inUse.leaf.notAfter else { return }
+        throw ServerError(
+            .materialRejected, "certificates", "the certificate in use is gone, and there is no other",
+            remedy: "put it back, or have a new one issued; until then the one in use is served")
     }
 
     /// A set that does not fit together may be one that is being written.

@@ -24,7 +24,7 @@ package final class SessionLoop {
     package var factory: (any SessionFactory)?
 
     /// Handshakes refused because the server has no certificate yet.
-    var awaitedIdentityLines = LogAllowance(interval: SessionLoop.awaitedIdentityLineInterval)
+    private var awaitedIdentityLines = EventBudget(burst: 1, perSecond: SessionLoop.awaitedIdentityLinesPerSecond)
 
     private var openings: [OpeningHandler] = []
     private var refusalLines: EventBudget
@@ -46,8 +46,8 @@ package final class SessionLoop {
     private static let tick: Duration = .milliseconds(500)
     private static let minimumTick: Duration = .milliseconds(5)
 
-    /// Default 1 min: often enough to be seen, and clients that reconnect each second do not fill a disk.
-    private static let awaitedIdentityLineInterval: Duration = .seconds(60)
+    /// One a minute: often enough to be seen, and clients that reconnect each second do not fill a disk.
+    private static let awaitedIdentityLinesPerSecond = 1.0 / 60
 
     /// - Parameter number: Of `loopCount` loops; keeps connection ids apart without a lock.
     package init(
@@ -62,7 +62,7 @@ package final class SessionLoop {
             maximumFragments: limits.maximumFragments)
         self.census = census
         self.audit = audit ?? AuditLog(logger: logger)
-        self.refusalLines = EventBudget(burst: limits.refusalLinesAtOnce, perSecond: limits.refusalLinesPerSecond)
+        self.refusalLines = EventBudget(burst: limits.refusalLinesAtOnce, perSecond: Double(limits.refusalLinesPerSecond))
         self.logger = logger
         self.now = .now()
         self.nextConnectionID = UInt64(number) + 1
@@ -190,8 +190,7 @@ package final class SessionLoop {
     /// ``ServerLimits/refusalLinesPerSecond``; the line after a gap says how many were left out.
     func logRefusal(_ message: Logger.Message, _ rejection: Rejection) {
         guard self.logger.logLevel <= .info else { return }
-        let uptime = Double(NIODeadline.now().uptimeNanoseconds) / 1e9
-        let (isAllowed, suppressed) = self.refusalLines.take(at: uptime)
+        let (isAllowed, suppressed) = self.refusalLines.take(at: NIODeadline.now().uptimeSeconds)
         guard isAllowed else { return }
         var metadata: Logger.Metadata = [
             "address": "\(rejection.address)", "check": "\(rejection.check)", "reason": "\(rejection.reason)",
@@ -209,6 +208,27 @@ package final class SessionLoop {
             if !certificate.names.isEmpty { metadata["names"] = "\(certificate.names.joined(separator: ", "))" }
         }
         self.logger.info(message, metadata: metadata)
+    }
+
+    /// A refused peer while there is no certificate: every client that is there meets this, again and again, and one line says it for all.
+    func logAwaitedIdentity(_ rejection: Rejection) {
+        let (isAllowed, suppressed) = self.awaitedIdentityLines.take(at: NIODeadline.now().uptimeSeconds)
+        guard isAllowed else { return }
+        self.logger.warning(
+            "tls handshakes are refused: there is no certificate yet",
+            metadata: [
+                "check": "\(rejection.check)", "reason": "\(rejection.reason)", "address": "\(rejection.address)",
+                "remedy": "\(rejection.remedy ?? "wait for it")", "suppressed": "\(suppressed)",
+            ])
+    }
+
+    /// An ACME validation saw its certificate: counted, logged and audited apart from clients.
+    func challengeAnswered(for serverName: String, address: String) {
+        self.counters.handshakes["acme_challenge", default: 0] += 1
+        self.audit.record(.challengeAnswered(serverName: serverName, address: address))
+        // The budget of refusals: whoever knows the name can cause these lines, too.
+        guard self.logger.logLevel <= .info, self.refusalLines.take(at: NIODeadline.now().uptimeSeconds).isAllowed else { return }
+        self.logger.info("acme challenge answered", metadata: ["server_name": "\(serverName)", "address": "\(address)"])
     }
 
     // MARK: Turns
@@ -313,4 +333,9 @@ package final class SessionLoop {
         self.whenEmpty?.succeed(())
         self.whenEmpty = nil
     }
+}
+
+extension NIODeadline {
+    /// For an ``EventBudget``.
+    var uptimeSeconds: Double { Double(self.uptimeNanoseconds) / 1e9 }
 }

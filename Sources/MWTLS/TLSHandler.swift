@@ -231,8 +231,10 @@ package final class TLSHandler: ChannelDuplexHandler {
         case .failed(let error):
             fail(context, error)
         case .challengeAnswered(let serverName):
-            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+            // First, while the channel still knows its peer's address.
             context.fireUserInboundEventTriggered(TLSChallengeAnswered(serverName: serverName))
+            guard state == .handshaking else { return }
+            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
         case .established(let peer):
             state = .open
             deadline?.cancel()

@@ -47,6 +47,7 @@ import NIOCore
         unsafe self.ssl = unsafe ssl
         unsafe SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()))
         unsafe role == .client ? SSL_set_connect_state(ssl) : SSL_set_accept_state(ssl)
+        recordMessages()
     }
 
     deinit {
@@ -54,7 +55,52 @@ import NIOCore
         unsafe SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
         unsafe SSL_free(ssl)
         unsafe SSL_CTX_free(context)
+        unsafe messages.deinitialize(count: 1)
+        unsafe messages.deallocate()
     }
+
+    /// The types of the handshake messages in both directions, in order (RFC 8446 §4).
+    enum HandshakeMessage: UInt8 {
+        case clientHello = 1, serverHello = 2, certificate = 11, certificateRequest = 13, certificateVerify = 15, finished = 20
+    }
+
+    // Safety: only this peer's own calls into OpenSSL reach the callback that appends, on their thread.
+    private nonisolated(unsafe) let messages = UnsafeMutablePointer<[UInt8]>.allocate(capacity: 1)
+
+    var handshakeMessages: [HandshakeMessage] { unsafe messages.pointee.compactMap(HandshakeMessage.init(rawValue:)) }
+
+    private func recordMessages() {
+        unsafe messages.initialize(to: [])
+        unsafe SSL_set_msg_callback(ssl) { _, _, contentType, bytes, count, _, argument in
+            guard contentType == SSL3_RT_HANDSHAKE, count > 0, let bytes = unsafe bytes, let argument = unsafe argument else { return }
+            let type = unsafe bytes.load(as: UInt8.self)
+            unsafe argument.assumingMemoryBound(to: [UInt8].self).pointee.append(type)
+        }
+        _ = unsafe SSL_ctrl(ssl, SSL_CTRL_SET_MSG_CALLBACK_ARG, 0, messages)
+    }
+
+    /// What a client's next hello says about protocols (none: no extension) and the server's name.
+    func offer(_ protocols: [String], serverName: String?) {
+        let list = protocols.flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) }
+        _ = unsafe SSL_set_alpn_protos(ssl, list.isEmpty ? nil : list, UInt32(list.count))
+        if let serverName { _ = unsafe mws_ssl_set_server_name(ssl, serverName) }
+    }
+
+    /// What the server chose of the protocols offered.
+    var selectedProtocol: String? {
+        var bytes: UnsafePointer<UInt8>?
+        var count: UInt32 = 0
+        unsafe SSL_get0_alpn_selected(ssl, &bytes, &count)
+        guard count > 0 else { return nil }
+        return unsafe String(decoding: UnsafeBufferPointer(start: bytes, count: Int(count)), as: UTF8.self)
+    }
+
+    var peerCertificate: Certificate? {
+        unsafe SSL_get0_peer_certificate(ssl).flatMap { unsafe try? Certificate(sharing: $0, source: "peer") }
+    }
+
+    /// The peer said close_notify.
+    var isClosedByPeer: Bool { unsafe SSL_get_shutdown(ssl) & SSL_RECEIVED_SHUTDOWN != 0 }
 
     func withSSL<R>(_ body: (OpaquePointer) throws -> R) rethrows -> R { try unsafe body(ssl) }
 

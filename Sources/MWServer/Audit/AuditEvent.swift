@@ -11,6 +11,8 @@ package enum AuditEvent: Sendable {
     case connectionEnded(SessionInfo, SessionEnd)
     /// TLS was refused: by us, or by the peer, or it was never finished.
     case handshakeRefused(Rejection)
+    /// An ACME validation (RFC 8737) saw the certificate for a name that is being proven. No client certificate, no session.
+    case challengeAnswered(serverName: String, address: String)
     /// TLS was good, and the opening handshake was answered with something else than 101.
     case openingRefused(Rejection)
     /// A request was beyond the principal's rights.

@@ -63,7 +63,7 @@ package final class AuditLog: Sendable {
         sink: (any AuditSink)? = nil, isRequired: Bool = false, limits: Limits = .init(), logger: Logger,
         now: @escaping @Sendable () -> AuditTime = { .now() }
     ) {
-        let budget = EventBudget(burst: limits.refusalsAtOnce, perSecond: limits.refusalsPerSecond)
+        let budget = EventBudget(burst: limits.refusalsAtOnce, perSecond: Double(limits.refusalsPerSecond))
         self.queue = Mutex(Queue(refusedHandshakes: budget, refusedOpenings: budget, deniedRequests: budget))
         self.sink = sink
         self.isRequired = isRequired && sink != nil
@@ -218,7 +218,8 @@ extension AuditLog.Queue {
     /// Whether the budget of the event's kind allows it to be written.
     fileprivate mutating func admit(_ event: AuditEvent, at uptime: Double) -> (isAllowed: Bool, suppressed: UInt64) {
         switch event {
-        case .handshakeRefused: self.refusedHandshakes.take(at: uptime)
+        // Anybody who knows the name of a pending challenge can cause the second.
+        case .handshakeRefused, .challengeAnswered: self.refusedHandshakes.take(at: uptime)
         case .openingRefused: self.refusedOpenings.take(at: uptime)
         case .requestDenied: self.deniedRequests.take(at: uptime)
         default: (true, 0)

@@ -77,6 +77,7 @@ extension AuditEvent {
         case .connectionAdmitted: "connection.admitted"
         case .connectionEnded: "connection.ended"
         case .handshakeRefused: "handshake.refused"
+        case .challengeAnswered: "challenge.answered"
         case .openingRefused: "opening.refused"
         case .requestDenied: "request.denied"
         case .reloadDone: "reload.done"
@@ -102,6 +103,9 @@ extension AuditEvent {
             line.add("reason", end.reason)
         case .handshakeRefused(let rejection), .openingRefused(let rejection):
             line.add(rejection)
+        case .challengeAnswered(let serverName, let address):
+            line.add("server_name", serverName)
+            line.add("address", address)
         case .requestDenied(let session, let request):
             line.add(session)
             line.add("operation", request.operation)

@@ -9,9 +9,9 @@ package struct EventBudget: Sendable {
     /// - Parameters:
     ///   - burst: Events at once.
     ///   - perSecond: Events in the long run.
-    package init(burst: Int, perSecond: Int) {
+    package init(burst: Int, perSecond: Double) {
         self.burst = Double(burst)
-        self.perSecond = Double(perSecond)
+        self.perSecond = perSecond
         self.tokens = Double(burst)
     }
 

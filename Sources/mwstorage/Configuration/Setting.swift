@@ -13,6 +13,11 @@ struct Setting: Sendable, Hashable {
     var environmentName: String {
         "MWSTORAGE_" + String(name.uppercased().map { $0.isLetter || $0.isNumber ? $0 : "_" })
     }
+
+    var flagName: String {
+        let name = name.hasPrefix("serve.") ? name.dropFirst("serve.".count) : name[...]
+        return "--" + String(name.map { $0 == "." ? "-" : $0 })
+    }
 }
 
 extension Setting {
@@ -80,16 +85,18 @@ extension Setting {
         name: "serve.maximum-message", summary: "largest message; larger ones close with 1009", fallback: "16MiB")
 
     /// In the order `config show` prints them.
-    static let all: [Setting] = [
-        endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, trustPassphraseFile, serverName, pinServer,
-        timeout, logLevel,
-        logFormat,
-        serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
-        serveCRLGrace, serveRefused, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile, serveDrainTimeout,
-        serveMaximumConnections,
-        serveMaximumConnectionsPerCertificate, serveMaximumConnectionsPerPrincipal, serveHandshakeRate, serveHandshakeRatePerAddress,
-        serveWatchInterval, serveReloadInterval, serveMaximumMessage,
-    ]
+    static let all: [Setting] =
+        [
+            endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, trustPassphraseFile, serverName, pinServer,
+            timeout, logLevel,
+            logFormat,
+            serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
+            serveCRLGrace, serveRefused, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile,
+            serveDrainTimeout,
+            serveMaximumConnections,
+            serveMaximumConnectionsPerCertificate, serveMaximumConnectionsPerPrincipal, serveHandshakeRate, serveHandshakeRatePerAddress,
+            serveWatchInterval, serveReloadInterval, serveMaximumMessage,
+        ] + ofACME
 
     /// What a context holds: where to connect, as whom, and whom to trust.
     static let ofContext: [Setting] = [

@@ -66,12 +66,28 @@ struct Settings: Sendable {
     /// The value, or an error that says where it can be set.
     func required(_ setting: Setting) throws -> String {
         if let value = try string(setting) { return value }
-        let flag = "--" + (setting.name.split(separator: ".").last ?? "")
-        throw CommandFailure(
+        throw missing(setting)
+    }
+
+    /// The error that says where it can be set.
+    func missing(_ setting: Setting) -> CommandFailure {
+        CommandFailure(
             .configurationInvalid, "\(setting.name) is not set", why: "expected: \(setting.summary)",
             remedy:
-                "give \(flag), or set \(setting.environmentName), or put it into a context or file; see: mwstorage config show --origin",
+                "give \(setting.flagName), or set \(setting.environmentName), or put it into a context or file; see: mwstorage config show --origin",
             code: "configuration.missing")
+    }
+
+    /// A setting that is on or off.
+    func yesOrNo(_ setting: Setting) throws -> Bool {
+        let value = try value(setting, expected: "yes or no") { text -> Bool? in
+            switch text.lowercased() {
+            case "yes", "true": true
+            case "no", "false": false
+            default: nil
+            }
+        }
+        return value ?? false
     }
 
     static func invalid(_ setting: Setting, _ text: String, origin: Origin, expected: String) -> CommandFailure {

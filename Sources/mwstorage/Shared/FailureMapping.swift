@@ -1,3 +1,4 @@
+import MWACME
 import MWClient
 import MWKeystore
 import MWPKI
@@ -17,6 +18,7 @@ extension CommandFailure {
         case let error as ServerError: self.init(error)
         case let error as KeystoreError: self.init(error)
         case let error as TLSError: self.init(error)
+        case let error as ACMEError: self.init(error)
         case let error as StorageError: self.init(error)
         case let error as ProtocolError: self.init(error)
         case let error as WebSocketError: self.init(error)

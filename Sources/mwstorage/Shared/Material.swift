@@ -22,6 +22,8 @@ struct Material: Sendable {
     private enum IdentityFiles {
         case pem(certificate: String, key: String)
         case keystore(String, alias: String?)
+        /// Not ours to read: whoever obtains it has it, or has none yet.
+        case obtained(@Sendable () throws -> Identity?)
     }
 
     private var identity: IdentityFiles
@@ -55,25 +57,48 @@ struct Material: Sendable {
         trust = try settings.required(names.trust)
         revocationLists = try settings.strings(names.crl)
         trustPassphraseFile = try settings.string(names.trustPassphraseFile)
-        revocationGraceSeconds =
-            try names.crlGrace.flatMap { try settings.value($0, expected: "a span of time: 30m, 24h", { TimeSpan(argument: $0) }) }?
-            .duration.components.seconds ?? 0
+        revocationGraceSeconds = try names.crlGrace.map { try Self.graceSeconds(settings, $0) } ?? 0
         passphraseFile = try settings.string(names.passphraseFile)
         passphrase = try given.reader(file: passphraseFile)
     }
 
-    /// Loads everything anew each time; each file is read once in a load.
-    var source: TLSMaterialSource { TLSMaterialSource(paths: paths) { try load() } }
-
-    func load() throws -> TLSMaterial {
-        let passphrase = try passphrase()
-        let lists = try revocationLists.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
-            .flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
-        return TLSMaterial(identity: try loadIdentity(passphrase), trustStore: try loadTrust(passphrase, lists))
+    /// For a server whose certificate is obtained by itself, and not by its operator.
+    ///
+    /// - Parameter obtained: The identity there is now; `nil` before the first.
+    init(_ settings: Settings, passphrase given: PassphraseOptions, obtained: @escaping @Sendable () throws -> Identity?) throws {
+        for setting in [Setting.serveCertificate, .serveKey, .serveKeystore] {
+            guard let found = try settings.found(setting) else { continue }
+            throw CommandFailure(
+                .configurationInvalid, "both ACME and \(setting.name) are set (\(found.origin))",
+                why: "with ACME the server gets its certificate itself", remedy: "remove one of them", code: "configuration.invalid")
+        }
+        identity = .obtained(obtained)
+        trust = try settings.required(.serveTrust)
+        revocationLists = try settings.strings(.serveCRL)
+        trustPassphraseFile = try settings.string(.serveTrustPassphraseFile)
+        revocationGraceSeconds = try Self.graceSeconds(settings, .serveCRLGrace)
+        passphraseFile = try settings.string(.servePassphraseFile)
+        passphrase = try given.reader(file: passphraseFile)
     }
 
-    private func loadIdentity(_ passphrase: Passphrase?) throws -> Identity {
+    /// Loads everything anew each time; each file is read once in a load.
+    var source: TLSMaterialSource {
+        .obtained(paths: paths) {
+            let passphrase = try passphrase()
+            let lists = try revocationLists.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
+                .flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
+            let trustStore = try loadTrust(passphrase, lists)
+            guard let identity = try loadIdentity(passphrase) else { return .awaitingIdentity(trustStore) }
+            return .complete(TLSMaterial(identity: identity, trustStore: trustStore))
+        }
+    }
+
+    func load() throws -> TLSMaterial { try source.load() }
+
+    private func loadIdentity(_ passphrase: Passphrase?) throws -> Identity? {
         switch identity {
+        case .obtained(let current):
+            return try current()
         case .keystore(let path, let alias):
             // Its keys are encrypted: the passphrase is the secret, and that one's file must be private.
             let bytes = try PrivateFile.read(path, permissions: .any).bytes
@@ -101,12 +126,19 @@ struct Material: Sendable {
 
     /// The files and directories that a load reads.
     private var paths: [String] {
-        let ofIdentity =
+        let ofIdentity: [String] =
             switch identity {
             case .pem(let certificate, let key): [certificate, key]
             case .keystore(let path, _): [path]
+            // Whoever obtains it says when there is a new one.
+            case .obtained: []
             }
         return ofIdentity + [trust] + revocationLists + [passphraseFile, trustPassphraseFile].compactMap { $0 }
+    }
+
+    private static func graceSeconds(_ settings: Settings, _ setting: Setting) throws -> Int64 {
+        let span = try settings.value(setting, expected: "a span of time: 30m, 24h") { TimeSpan(argument: $0) }
+        return span?.duration.components.seconds ?? 0
     }
 
     private static func rank(_ origin: Settings.Origin, in settings: Settings) -> Int {

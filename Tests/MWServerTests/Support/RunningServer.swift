@@ -30,27 +30,34 @@ final class RunningServer: Sendable {
 
     /// What the server's material source reads.
     final class Source: Sendable {
-        private let current: Mutex<@Sendable () throws -> TLSMaterial>
+        private let current: Mutex<@Sendable () throws -> ServerMaterial>
 
-        init(_ load: @escaping @Sendable () throws -> TLSMaterial) { self.current = Mutex(load) }
+        init(_ load: @escaping @Sendable () throws -> ServerMaterial) { self.current = Mutex(load) }
 
-        func load() throws -> TLSMaterial { try self.current.withLock { $0 }() }
+        func loadForServer() throws -> ServerMaterial { try self.current.withLock { $0 }() }
 
-        func set(_ load: @escaping @Sendable () throws -> TLSMaterial) { self.current.withLock { $0 = load } }
+        func load() throws -> TLSMaterial { try TLSMaterialSource.obtained { try self.loadForServer() }.load() }
+
+        func set(_ load: @escaping @Sendable () throws -> TLSMaterial) { self.current.withLock { $0 = { .complete(try load()) } } }
+
+        func await(_ trustStore: TrustStore) { self.current.withLock { $0 = { .awaitingIdentity(trustStore) } } }
     }
 
     /// Runs `body` with a server, and stops it.
+    ///
+    /// - Parameter hasIdentity: Whether its source has a certificate at the start.
     static func with(
-        _ change: (inout StorageServerConfiguration) -> Void = { _ in }, _ body: (RunningServer) async throws -> Void
+        hasIdentity: Bool = true, _ change: (inout StorageServerConfiguration) -> Void = { _ in },
+        _ body: (RunningServer) async throws -> Void
     ) async throws {
         try await withTemporaryDirectory { directory in
             let authority = try TestAuthority()
             let material = TLSMaterial(identity: try authority.issueServer(), trustStore: try authority.trustStore())
-            let source = Source { material }
+            let source = Source { hasIdentity ? .complete(material) : .awaitingIdentity(material.trustStore) }
             let disk = MemoryDisk()
             let log = LogRecorder()
             var configuration = StorageServerConfiguration(
-                tls: TLSMaterialSource { try source.load() }, engine: .memory(disk), dataDirectory: directory)
+                tls: .obtained { try source.loadForServer() }, engine: .memory(disk), dataDirectory: directory)
             configuration.addresses = [ListenAddress(host: "127.0.0.1", port: 0)]
             configuration.eventLoops = 2
             configuration.drainTimeout = .seconds(5)
