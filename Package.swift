@@ -135,6 +135,10 @@ let package = Package(
         // A scripted HTTPS server, for whoever has to face a bad one.
         .target(
             name: "TestHTTPS", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestHTTPS", swiftSettings: settings),
+        // The CAs pebble and caddy as processes of a test.
+        .target(
+            name: "ACMEPeers", dependencies: ["MWACME", "MWPKI", "TestCertificates"], path: "Tests/ACMEPeers",
+            swiftSettings: settings),
         // What every `StorageEngine` must do, and an in-memory engine with faults.
         .target(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
@@ -176,7 +180,8 @@ let package = Package(
             dependencies: [
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
-                "MWProtocol", "MWWebSocket", "EngineContract", "TestCertificates", nioCore, nioPosix, logging,
+                "MWProtocol", "MWWebSocket", "MWACME", "EngineContract", "TestCertificates", "ACMEPeers", "FakeCA",
+                "TestHTTPS", "MWHTTPTransfer", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

@@ -43,7 +43,9 @@ package struct FakeCA {
         case lost
     }
 
+    /// Where it is, unless it is given another place.
     package static let base = "https://ca.test"
+    package var base = FakeCA.base
     package let root: TestAuthority
     package let otherRoot: TestAuthority
     package let intermediate: TestAuthority
@@ -95,7 +97,7 @@ package struct FakeCA {
     // MARK: - Answering
 
     package mutating func answer(_ request: HTTPRequest, at now: Timestamp) throws -> Result<HTTPResponse, TransferFailure> {
-        let (route, number) = FakeCA.route(request.url)
+        let (route, number) = FakeCA.route(request.url, base: base)
         let before = counts[route] ?? 0
         counts[route] = before + 1
         if !request.headers.contains(where: { $0.name == "User-Agent" }) { complaints.append("no User-Agent") }
@@ -141,8 +143,8 @@ package struct FakeCA {
 
     package var directory: JSONValue {
         var members: [String: JSONValue] = [:]
-        for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string("\(FakeCA.base)/\(name)") }
-        if givesRenewalInfo { members["renewalInfo"] = .string("\(FakeCA.base)/renewalInfo") }
+        for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string("\(base)/\(name)") }
+        if givesRenewalInfo { members["renewalInfo"] = .string("\(base)/renewalInfo") }
         members["unknown-extension"] = .array([.integer(1), .object(["a": .null])])
         var meta: [String: JSONValue] = ["externalAccountRequired": .bool(!externalAccounts.isEmpty)]
         if let termsOfService { meta["termsOfService"] = .string(termsOfService) }
@@ -151,7 +153,7 @@ package struct FakeCA {
         return .object(members)
     }
 
-    private static func route(_ url: String) -> (Route, Int) {
+    package static func route(_ url: String, base: String) -> (Route, Int) {
         let parts = url.dropFirst(base.count + 1).split(separator: "/").map(String.init)
         let number = parts.count > 1 ? Int(parts[1]) ?? 0 : 0
         let routes: [String: Route] = [

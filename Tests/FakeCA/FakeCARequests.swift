@@ -14,7 +14,7 @@ extension FakeCA {
             return route == .newAccount ? try register(message, jwk) : try revoke(message, by: jwk)
         }
         guard let kid = message.header["kid"]?.string, message.header["jwk"] == nil,
-            let index = accounts.firstIndex(where: { FakeCA.url("account", $0.number) == kid })
+            let index = accounts.firstIndex(where: { url("account", $0.number) == kid })
         else { return problem(400, "accountDoesNotExist", "no such account") }
         guard message.isSigned(by: accounts[index].jwk) else { return problem(401, "unauthorized", "signature by kid") }
         guard accounts[index].status == "valid" else { return problem(403, "unauthorized", "account is \(accounts[index].status)") }
@@ -32,13 +32,15 @@ extension FakeCA {
         }
     }
 
+    func url(_ kind: String, _ number: Int) -> String { "\(base)/\(kind)/\(number)" }
+    /// Of one that was given no other place.
     package static func url(_ kind: String, _ number: Int) -> String { "\(base)/\(kind)/\(number)" }
 
     // MARK: - Accounts
 
     private mutating func register(_ message: SignedMessage, _ jwk: [String: String]) throws -> HTTPResponse {
         if let known = accounts.first(where: { $0.jwk == jwk }) {
-            return reply(200, accountJSON(known), [.init("location", FakeCA.url("account", known.number))])
+            return reply(200, accountJSON(known), [.init("location", url("account", known.number))])
         }
         guard message.payload["onlyReturnExisting"]?.bool != true else {
             return problem(400, "accountDoesNotExist", "no account with this key")
@@ -55,7 +57,7 @@ extension FakeCA {
         }
         let account = Account(number: accounts.count + 1, jwk: jwk, contacts: message.payload["contact"]?.strings ?? [])
         accounts.append(account)
-        return reply(201, accountJSON(account), [.init("Location", FakeCA.url("account", account.number))])
+        return reply(201, accountJSON(account), [.init("Location", url("account", account.number))])
     }
 
     private func accountJSON(_ account: Account) -> JSONValue {
@@ -71,7 +73,7 @@ extension FakeCA {
     private mutating func changeKey(_ index: Int, _ message: SignedMessage) throws -> HTTPResponse {
         guard let inner = SignedMessage(message.payload.encoded), let jwk = inner.jwk, inner.isSigned(by: jwk),
             inner.header["nonce"] == nil, inner.header["url"]?.string == message.header["url"]?.string,
-            inner.payload["account"]?.string == FakeCA.url("account", accounts[index].number),
+            inner.payload["account"]?.string == url("account", accounts[index].number),
             inner.payload["oldKey"]?.jwk == accounts[index].jwk
         else { return problem(400, "malformed", "inner JWS") }
         accounts[index].jwk = jwk
@@ -105,18 +107,18 @@ extension FakeCA {
         }
         if authorizationsAreValid, readyPolls == 0 { order.status = "ready" }
         orders.append(order)
-        return reply(201, orderJSON(orders.count), [.init("Location", FakeCA.url("order", orders.count))])
+        return reply(201, orderJSON(orders.count), [.init("Location", url("order", orders.count))])
     }
 
     private func orderJSON(_ number: Int) -> JSONValue {
         let order = orders[number - 1]
         var members: [String: JSONValue] = [
-            "status": .string(order.status), "finalize": .string(FakeCA.url("finalize", number)),
+            "status": .string(order.status), "finalize": .string(url("finalize", number)),
             "identifiers": .array(
                 order.identifiers.sorted().map { .object(["type": .string($0.kind), "value": .string($0.value)]) }),
-            "authorizations": .array(order.authorizations.map { .string(FakeCA.url("authz", $0)) }), "expires": .string("whenever"),
+            "authorizations": .array(order.authorizations.map { .string(url("authz", $0)) }), "expires": .string("whenever"),
         ]
-        if order.status == "valid" { members["certificate"] = .string(FakeCA.url("cert", number)) }
+        if order.status == "valid" { members["certificate"] = .string(url("cert", number)) }
         if let error = order.error { members["error"] = error }
         if let replaces = order.replaces { members["replaces"] = .string(replaces) }
         return .object(members)
@@ -177,7 +179,7 @@ extension FakeCA {
         if type == "unheard-01" { return .object(["type": .string(type), "nothing": .array([])]) }
         guard let known = ChallengeType(rawValue: type), known.canProve(authorization.identifier) else { return nil }
         var members: [String: JSONValue] = [
-            "type": .string(type), "url": .string("\(FakeCA.url("chall", number))/\(type)"), "token": .string(FakeCA.token(number)),
+            "type": .string(type), "url": .string("\(url("chall", number))/\(type)"), "token": .string(FakeCA.token(number)),
             "status": .string("pending"),
         ]
         if authorization.status == "invalid", let problem = authorization.problem, type == "http-01" {
@@ -236,7 +238,7 @@ extension FakeCA {
         guard index < chains.count else { return problem(404, "malformed", "no certificate") }
         var response = HTTPResponse(status: 200, body: Array(chains[index].map(\.pem).joined().utf8))
         response.headers = [
-            .init("Link", "<\(FakeCA.base)/directory>;rel=\"index\", <\(FakeCA.url("cert", number))/alternate>;rel=\"alternate\""),
+            .init("Link", "<\(base)/directory>;rel=\"index\", <\(self.url("cert", number))/alternate>;rel=\"alternate\""),
             .init("Replay-Nonce", makeNonce()),
         ]
         return response
