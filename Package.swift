@@ -181,7 +181,7 @@ let package = Package(
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
                 "MWProtocol", "MWWebSocket", "MWACME", "EngineContract", "TestCertificates", "ACMEPeers", "FakeCA",
-                "TestHTTPS", "MWHTTPTransfer", nioCore, nioPosix, logging,
+                "TestHTTPS", "MWHTTPTransfer", "MWCertificateManager", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

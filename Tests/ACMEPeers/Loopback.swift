@@ -33,8 +33,8 @@ package enum Loopback {
     }
 
     /// Whether something accepts connections there.
-    static func accepts(_ port: Int) -> Bool {
-        guard let descriptor = connect(to: port) else { return false }
+    package static func accepts(_ port: Int, at address: String = "127.0.0.1") -> Bool {
+        guard let descriptor = connect(to: port, at: address) else { return false }
         close(descriptor)
         return true
     }
@@ -66,9 +66,9 @@ package enum Loopback {
         return (status, Array(text[end.upperBound...].utf8))
     }
 
-    private static func connect(to port: Int) -> CInt? {
+    private static func connect(to port: Int, at host: String = "127.0.0.1") -> CInt? {
         let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-        let status = unsafe withIPv4(UInt16(port)) { address, length in unsafe Foundation.connect(descriptor, address, length) }
+        let status = unsafe withIPv4(UInt16(port), at: host) { address, length in unsafe Foundation.connect(descriptor, address, length) }
         guard status == 0 else {
             close(descriptor)
             return nil
@@ -76,11 +76,11 @@ package enum Loopback {
         return descriptor
     }
 
-    private static func withIPv4<R>(_ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+    private static func withIPv4<R>(_ port: UInt16, at host: String = "127.0.0.1", _ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = port.bigEndian
-        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        address.sin_addr.s_addr = unsafe inet_addr(host)
         return unsafe withUnsafePointer(to: &address) { pointer in
             unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe body($0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
         }
