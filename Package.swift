@@ -109,7 +109,7 @@ let package = Package(
             name: "mwstorage",
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
-                "MWServer", "MWClient", "MWACME",
+                "MWServer", "MWClient", "MWACME", "MWCertificateManager", "MWHTTPTransfer",
                 nioCore, nioPosix, logging, unixSignals, argumentParser, configuration, systemPackage, histogram,
             ],
             swiftSettings: settings),
@@ -180,8 +180,8 @@ let package = Package(
             dependencies: [
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
-                "MWProtocol", "MWWebSocket", "MWACME", "EngineContract", "TestCertificates", "ACMEPeers", "FakeCA",
-                "TestHTTPS", "MWHTTPTransfer", "MWCertificateManager", nioCore, nioPosix, logging,
+                "MWProtocol", "MWWebSocket", "MWACME", "MWCertificateManager", "EngineContract", "TestCertificates",
+                "ACMEPeers", "FakeCA", "TestHTTPS", "MWHTTPTransfer", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

@@ -18,7 +18,8 @@ struct MWStorageCommand: AsyncParsableCommand {
             """,
         subcommands: [
             ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, ImportCommand.self,
-            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, WhoAmICommand.self, StatusCommand.self, SessionsCommand.self,
+            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, ACMECommand.self, WhoAmICommand.self, StatusCommand.self,
+            SessionsCommand.self,
             RejectionsCommand.self, ReloadCommand.self, RevokeCommand.self, AuthorityCommand.self, BenchmarkCommand.self,
             ProvisionCommand.self,
             KeystoreCommand.self, CertificateCommand.self,
@@ -52,6 +53,7 @@ struct MWStorageCommand: AsyncParsableCommand {
 
     /// For errors met before the command line could be parsed as a whole.
     private static func requestedFormat(_ arguments: [String]) -> OutputFormat {
+        if arguments.contains("--json") { return .json }
         for (argument, next) in zip(arguments, arguments.dropFirst() + [""]) {
             if argument == "-o" || argument == "--output" { return OutputFormat(rawValue: next) ?? .text }
             if argument.hasPrefix("--output=") { return OutputFormat(rawValue: String(argument.dropFirst("--output=".count))) ?? .text }

@@ -19,7 +19,12 @@ final class PeerProcess: Sendable {
     /// Where we write to make the shell end it; -1 when that is done.
     private let lifeline: Mutex<CInt>
 
+    /// First it closes what it got of us: somebody waits for the end of those descriptors, as a Process for that of its program.
     private static let script = """
+        for path in /proc/$$/fd/*; do
+            descriptor=${path##*/}
+            if ((descriptor > 3)); then eval "exec $descriptor>&-"; fi
+        done
         "$@" </dev/null >>"$0/log" 2>&1 3<&- &
         child=$!
         read -r word <&3
@@ -53,12 +58,12 @@ final class PeerProcess: Sendable {
         unsafe sigemptyset(&none)
         unsafe posix_spawnattr_setsigmask(&attributes, &none)
         unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK))
-        var words = unsafe (["sh", "-c", Self.script, directory] + command).map { unsafe strdup($0) } + [nil]
+        var words = unsafe (["bash", "-c", Self.script, directory] + command).map { unsafe strdup($0) } + [nil]
         let variables = ["PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": directory].merging(environment) { $1 }
         var settings = unsafe variables.map { unsafe strdup("\($0)=\($1)") } + [nil]
         defer { unsafe (words + settings).forEach { unsafe free($0) } }
         var process: pid_t = 0
-        let status = unsafe posix_spawn(&process, "/bin/sh", &actions, &attributes, &words, &settings)
+        let status = unsafe posix_spawn(&process, "/bin/bash", &actions, &attributes, &words, &settings)
         guard status == 0 else {
             close(ends[1])
             throw NotStarted(program: command[0], reason: unsafe String(cString: strerror(status)))

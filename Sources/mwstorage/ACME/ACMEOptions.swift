@@ -1,7 +1,7 @@
 import ArgumentParser
 
-/// Which certificate, from which CA, proved how: the same options for `serve` and for the `acme` commands. No option has a default here:
-/// that would hide environment and files.
+/// Which certificate, from which CA, proved how: of `serve`; the `acme` commands have the same without `--acme-`. No option has a default
+/// here: that would hide environment and files.
 struct ACMEOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -45,8 +45,11 @@ struct ACMEOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Common name of the root to prefer, where the CA offers several chains.", valueName: "name"))
     var acmeChain: String?
 
-    @Option(help: ArgumentHelp("PEM file of the roots to trust for the CA's own address (default: the system's).", valueName: "file"))
-    var acmeCAFile: String?
+    @Option(
+        help: ArgumentHelp(
+            "PEM file of the roots to trust for the CA's own address, in place of the system's; repeat for several, 'system' for those too.",
+            valueName: "file"))
+    var acmeCAFile: [String] = []
 
     @Option(
         help: ArgumentHelp(
@@ -59,16 +62,20 @@ struct ACMEOptions: ParsableArguments {
             "File of the binding's HMAC key in base64url, readable by its owner only; repeat as --acme-eab-kid.", valueName: "file"))
     var acmeEABKeyFile: [String] = []
 
+    @Option(help: ArgumentHelp("Program to run after each new certificate.", valueName: "file"))
+    var acmeAfterIssue: String?
+
     /// What was given on the command line.
     var flags: [Setting: [String]] {
         var flags: [Setting: [String]] = [
             .acmeDirectory: acmeDirectory, .acmeName: acmeName, .acmeContact: acmeContact, .acmeChallenge: acmeChallenge,
-            .acmeEABKid: acmeEABKid, .acmeEABKeyFile: acmeEABKeyFile,
+            .acmeCAFile: acmeCAFile, .acmeEABKid: acmeEABKid, .acmeEABKeyFile: acmeEABKeyFile,
         ]
         if acmeAgreeToTerms { flags[.acmeAgreeToTerms] = ["yes"] }
         let single: [(Setting, String?)] = [
             (.acmeState, acmeState), (.acmeHTTPListen, acmeHTTPListen?.description), (.acmeDNSHook, acmeDNSHook),
-            (.acmeKeyType, acmeKeyType), (.acmeProfile, acmeProfile), (.acmeChain, acmeChain), (.acmeCAFile, acmeCAFile),
+            (.acmeKeyType, acmeKeyType), (.acmeProfile, acmeProfile), (.acmeChain, acmeChain),
+            (.acmeAfterIssue, acmeAfterIssue),
         ]
         for (setting, value) in single { if let value { flags[setting] = [value] } }
         return flags.filter { !$0.value.isEmpty }
@@ -94,17 +101,29 @@ extension Setting {
     static let acmeDNSHook = Setting(name: "serve.acme.dns-hook", summary: "program that sets and removes the TXT records of dns-01")
     static let acmeKeyType = Setting(
         name: "serve.acme.key-type", summary: "ec-p256, ec-p384, rsa-2048, rsa-3072 or rsa-4096", fallback: "ec-p256")
-    static let acmeProfile = Setting(name: "serve.acme.profile", summary: "the CA's profile for the certificate")
+    static let acmeTLSListen = Setting(
+        name: "serve.acme.tls-listen", summary: "address where commands answer tls-alpn-01 while no server does", fallback: "[::]:443")
+    static let acmeProfile = Setting(
+        name: "serve.acme.profile", summary: "the CA's profile for the certificate; left out where a CA has no such")
+    static let acmeRequiredProfile = Setting(
+        name: "serve.acme.required-profile", summary: "the CA's profile for the certificate; without it at the CA, nothing is ordered")
     static let acmeChain = Setting(name: "serve.acme.chain", summary: "common name of the root to prefer among several chains")
-    static let acmeCAFile = Setting(name: "serve.acme.ca-file", summary: "PEM file of the roots to trust for the CA's own address")
+    static let acmeCAFile = Setting(
+        name: "serve.acme.ca-file",
+        summary: "PEM files of the roots to trust for the CA's own address, in place of the system's; 'system' for those too", isList: true)
     static let acmeEABKid = Setting(
         name: "serve.acme.eab-kid", summary: "key identifiers of external account bindings, in the order of the directories", isList: true)
     static let acmeEABKeyFile = Setting(
         name: "serve.acme.eab-key-file", summary: "files of the HMAC keys of external account bindings, in that order", isList: true)
 
+    static let acmeAccountKeyType = Setting(
+        name: "serve.acme.account-key-type", summary: "kind of the account's key, as of the certificate's", fallback: "ec-p256")
+    static let acmeAfterIssue = Setting(name: "serve.acme.after-issue", summary: "program to run after each new certificate")
+
     /// In the order `config show` prints them.
     static let ofACME: [Setting] = [
-        acmeEnabled, acmeDirectory, acmeName, acmeContact, acmeAgreeToTerms, acmeState, acmeChallenge, acmeHTTPListen, acmeDNSHook,
-        acmeKeyType, acmeProfile, acmeChain, acmeCAFile, acmeEABKid, acmeEABKeyFile,
+        acmeEnabled, acmeDirectory, acmeName, acmeContact, acmeAgreeToTerms, acmeState, acmeChallenge, acmeHTTPListen,
+        acmeTLSListen, acmeDNSHook, acmeKeyType, acmeAccountKeyType, acmeProfile, acmeRequiredProfile, acmeChain, acmeCAFile, acmeEABKid,
+        acmeEABKeyFile, acmeAfterIssue,
     ]
 }

@@ -8,17 +8,8 @@ struct StatusCommand: AsyncParsableCommand, CommandWithOutput {
         commandName: "status", abstract: "Show how the server is: certificates, connections, limits, reloads, storage, TLS.",
         discussion: "Needs the right to administer.")
 
-    @Flag(help: "The same as -o json.")
-    var json = false
-
     @OptionGroup(title: "Connection") var connection: ConnectionOptions
-    @OptionGroup(title: "Output") var outputOptions: OutputOptions
-
-    var output: OutputOptions {
-        var options = outputOptions
-        if json, options.format == nil { options.format = .json }
-        return options
-    }
+    @OptionGroup var output: OutputOptions
 
     func run() async throws {
         let status = try await connection.withAdministration { try await $0.ask(NativeStatusRequest()) }

@@ -1,3 +1,6 @@
+import MWACME
+import MWPKI
+
 /// Why a command failed, as its user reads it: three lines on standard error, and an exit code.
 ///
 ///     mwstorage: cannot read server.p12
@@ -15,6 +18,10 @@ struct CommandFailure: Error, Hashable, Sendable {
     /// The module's error code, for scripts; for example `tls.unknownCA`.
     var code: String?
     var status: ExitStatus
+    /// What a CA said, for scripts.
+    var problem: ACMEProblem?
+    /// When to try again, where somebody said so.
+    var retryAt: Timestamp?
 
     init(_ status: ExitStatus, _ what: String, why: String? = nil, remedy: String? = nil, code: String? = nil) {
         self.status = status
@@ -38,12 +45,15 @@ struct CommandFailure: Error, Hashable, Sendable {
     }
 
     var json: JSONValue {
-        .object([
+        var members: [(String, JSONValue)] = [
             ("error", .string(what)),
-            ("why", why.map { .string($0) } ?? .null),
-            ("remedy", remedy.map { .string($0) } ?? .null),
-            ("code", code.map { .string($0) } ?? .null),
+            ("why", .optional(why)),
+            ("remedy", .optional(remedy)),
+            ("code", .optional(code)),
             ("exit", .integer(Int64(status.rawValue))),
-        ])
+        ]
+        if let problem { members.append(("problem", problem.document)) }
+        if let retryAt { members.append(("retry_at", .string("\(retryAt)"))) }
+        return .object(members)
     }
 }

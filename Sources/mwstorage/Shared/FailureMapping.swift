@@ -1,5 +1,6 @@
 import MWACME
 import MWClient
+import MWHTTPTransfer
 import MWKeystore
 import MWPKI
 import MWProtocol
@@ -19,6 +20,7 @@ extension CommandFailure {
         case let error as KeystoreError: self.init(error)
         case let error as TLSError: self.init(error)
         case let error as ACMEError: self.init(error)
+        case let error as HTTPTransferError: self.init(error)
         case let error as StorageError: self.init(error)
         case let error as ProtocolError: self.init(error)
         case let error as WebSocketError: self.init(error)

@@ -20,7 +20,16 @@ enum OutputFormat: String, ExpressibleByArgument, CaseIterable, Sendable {
 /// `-o text|table|json|ndjson|raw`. Every command has it, so that its errors are JSON where its output is.
 struct OutputOptions: ParsableArguments {
     @Option(name: [.customShort("o"), .customLong("output")], help: "Form of the output (default: text).")
-    var format: OutputFormat?
+    var form: OutputFormat?
+
+    @Flag(help: "The same as -o json.")
+    var json = false
+
+    var format: OutputFormat? { json ? .json : form }
+
+    func validate() throws {
+        if json, let form, form != .json { throw ValidationError("Give one of --json and --output.") }
+    }
 }
 
 /// A command that says how it wants its output, errors included.
