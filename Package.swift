@@ -146,7 +146,9 @@ let package = Package(
 
         // Writes, acknowledges and gets killed, for the tests of what survives.
         .executableTarget(
-            name: "mwstorage-crash", dependencies: ["MWStorage", "MWRocksDB", "MWLevelDB"], path: "Tests/mwstorage-crash",
+            name: "mwstorage-crash",
+            dependencies: ["MWStorage", "MWRocksDB", "MWLevelDB", "MWPKI", "MWACME", "MWCertificateManager", "FakeCA"],
+            path: "Tests/mwstorage-crash",
             swiftSettings: settings),
 
         tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),

@@ -93,6 +93,7 @@ package struct ACMEDriver: Sendable {
             do {
                 try await steps.run(.present(answer.identifier, answer.type)) { try await presenter.present(answer) }
             } catch {
+                if Task.isCancelled { return machine.cancel(at: clock.now()) }
                 return machine.challengeFailed("\(error)", at: clock.now())
             }
             return machine.challengePresented(at: clock.now())

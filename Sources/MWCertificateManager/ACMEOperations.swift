@@ -144,6 +144,9 @@ package struct ACMEOperations: Sendable {
         } catch {
             if error.code == .cancelled { throw error }
             var state = state
+            // What the attempt itself left in the generation.
+            let contents = try await driver.onDisk { directory in try directory.load() }
+            if let left = contents.current?.generation.renewal { state.replacesRefused = left.replacesRefused }
             let now = driver.clock.now().date
             state.attemptFailed(
                 error, remaining: current.map { max(0, $0.generation.leaf.notAfter.seconds(since: now)) }, now: now, random: &random)

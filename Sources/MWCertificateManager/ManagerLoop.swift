@@ -211,6 +211,8 @@ struct ManagerLoop: Sendable {
             await succeeded(issued)
         } catch {
             if error.code == .cancelled { return .zero }
+            // What the attempt itself left in the generation.
+            await refresh()
             await failed(error)
         }
         return .zero

@@ -59,6 +59,8 @@ package struct FakeCA {
     package var givesRenewalInfo = false
     package var challengeTypes = ["unheard-01", "http-01", "dns-01", "tls-alpn-01"]
     package var authorizationsAreValid = false
+    /// Looks nowhere: whatever is to be validated is valid.
+    package var validatesAnything = false
     package var validationPolls = 1
     package var processingPolls = 0
     package var readyPolls = 0

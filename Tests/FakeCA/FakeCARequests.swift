@@ -196,7 +196,9 @@ extension FakeCA {
         let identifier = authorizations[number - 1].identifier
         let thumbprint = JSONWebKey(members: account.jwk).thumbprint
         let expected = "\(FakeCA.token(number)).\(thumbprint)"
-        let isThere = world.contains { $0.identifier == identifier && $0.type.rawValue == type && $0.keyAuthorization == expected }
+        let isThere =
+            validatesAnything
+            || world.contains { $0.identifier == identifier && $0.type.rawValue == type && $0.keyAuthorization == expected }
         if !isThere { complaints.append("\(identifier): nothing presented for \(type)") }
         if let refused = refusedNames[identifier] {
             authorizations[number - 1].problem = FakeCA.problemJSON(refused, "cannot validate \(identifier)")

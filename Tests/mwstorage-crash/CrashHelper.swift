@@ -2,6 +2,7 @@
 //
 //   mwstorage-crash kill ENGINE DIRECTORY ROUND SYNC|OS    writes until it is killed
 //   mwstorage-crash full ENGINE DIRECTORY                  writes until the disk is full
+//   mwstorage-crash issue …                                see KilledIssuer
 
 import Glibc
 import MWLevelDB
@@ -12,6 +13,7 @@ import MWStorage
     static func main() async throws {
         let words = CommandLine.arguments
         guard words.count > 3 else { exit(64) }
+        if words[1] == "issue" { return try await KilledIssuer.run(Array(words[2...])) }
         let engine: StorageEngineFactory = words[2] == "leveldb" ? .levelDB : .rocksDB
         switch words[1] {
         case "kill":
