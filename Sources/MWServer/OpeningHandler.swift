@@ -46,6 +46,8 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     /// Of the set whose context the TLS handshake was made with.
     private let generation: UInt64
     private let deadline: NIODeadline
+    /// `address:port` of the peer, also when the channel has forgotten it.
+    private var address = "unknown"
     private var state = State.awaitingPeer
     private var context: ChannelHandlerContext?
     private var isListed = false
@@ -60,6 +62,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
 
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
+        self.address = context.remoteAddress?.hostAndPort ?? self.address
         self.isListed = true
         self.loop.openingStarted(self)
     }
@@ -84,15 +87,15 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     // MARK: Deadline
 
     func ticked(_ now: NIODeadline) {
-        guard now >= self.deadline, let context = self.context else { return }
+        guard now >= self.deadline, self.context != nil else { return }
         if case .done = self.state {
             // Refused, and still here: the peer does not read.
         } else {
             self.loop.counters.openingsTimedOut += 1
             self.refused(
-                context, self.peer == nil ? "tls handshake timed out" : "opening timed out",
+                self.peer == nil ? "tls handshake timed out" : "opening timed out",
                 Rejection(
-                    self.peer == nil ? .handshake : .opening, address: self.address(context), check: "timeout",
+                    self.peer == nil ? .handshake : .opening, address: self.address, check: "timeout",
                     reason: "opening timed out", expected: "101 within \(self.loop.limits.openingTimeout)",
                     found: "waiting for \(self.waitingFor)"))
         }
@@ -124,18 +127,28 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         if let event = event as? TLSChallengeAnswered {
             // Without a peer there is nobody to be a principal; the TLS handler closes by itself.
             self.state = .done
-            self.loop.challengeAnswered(for: event.serverName, address: self.address(context))
+            self.loop.challengeAnswered(for: event.serverName, address: self.address)
         }
         context.fireUserInboundEventTriggered(event)
+    }
+
+    /// What became of a handshake whose peer had left before it was computed: the channel is gone.
+    func handshakeEndedLate(_ outcome: Result<TLSChallengeAnswered, TLSError>) {
+        switch outcome {
+        case .success(let answered): self.loop.challengeAnswered(for: answered.serverName, address: self.address)
+        case .failure(let error): self.handshakeFailed(error)
+        }
+    }
+
+    private func handshakeFailed(_ error: TLSError) {
+        self.loop.counters.handshakes["\(error.code)", default: 0] += 1
+        self.refused("tls handshake refused", Rejection(error, address: self.address))
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         switch error {
         case let error as TLSError:
-            if case .awaitingPeer = self.state {
-                self.loop.counters.handshakes["\(error.code)", default: 0] += 1
-                self.refused(context, "tls handshake refused", Rejection(error, address: self.address(context)))
-            }
+            if case .awaitingPeer = self.state { self.handshakeFailed(error) }
             // The TLS handler sends the alert and closes by itself.
             self.state = .done
         case is HeaderByteLimiter.Exceeded:
@@ -182,7 +195,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             self.refuse(
                 context, response,
                 Rejection(
-                    .opening, address: self.address(context), check: refusal.check, reason: refusal.detail, remedy: refusal.remedy,
+                    .opening, address: self.address, check: refusal.check, reason: refusal.detail, remedy: refusal.remedy,
                     told: "\(response.status) \(response.reason)"))
             return nil
         }
@@ -192,13 +205,13 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         self.refuse(
             context, refusal,
             Rejection(
-                .opening, address: self.address(context), check: "http.\(refusal.status)", reason: refusal.explanation,
+                .opening, address: self.address, check: "http.\(refusal.status)", reason: refusal.explanation,
                 told: "\(refusal.status) \(refusal.reason)"))
     }
 
     private func refuse(_ context: ChannelHandlerContext, _ refusal: ServerOpeningHandshake.Refusal, _ rejection: Rejection) {
         if case .done = self.state { return }
-        self.refused(context, "opening refused", rejection)
+        self.refused("opening refused", rejection)
         self.loop.counters.openingsRefused[refusal.status, default: 0] += 1
         self.state = .done
         context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: refusal.responseBytes)), promise: nil)
@@ -231,7 +244,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
             return self.refuse(context, .unavailable("too many \(whose)", retryAfterSeconds: Self.retryAfterSeconds))
         }
         let info = SessionInfo(
-            connectionID: self.loop.makeConnectionID(), principal: principal, address: self.address(context),
+            connectionID: self.loop.makeConnectionID(), principal: principal, address: self.address,
             subprotocol: acceptance.subprotocol, tls: "\(admission.peer.tlsVersion) \(admission.peer.cipher) \(admission.peer.group)")
         guard self.loop.audit.isRequired else {
             self.loop.audit.record(.connectionAdmitted(info))
@@ -307,7 +320,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
     // MARK: Refusals
 
     /// Tells the operator and the auditor all of it; what the peer is told is the caller's, and less.
-    private func refused(_ context: ChannelHandlerContext, _ message: Logger.Message, _ rejection: Rejection) {
+    private func refused(_ message: Logger.Message, _ rejection: Rejection) {
         var rejection = rejection
         if let peer = self.peer {
             if case .admitted(_, let principal) = self.security.set.admit(peer) { rejection.principal = principal.name }
@@ -321,7 +334,6 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         self.loop.audit.record(rejection.stage == .handshake ? .handshakeRefused(rejection) : .openingRefused(rejection))
     }
 
-    private func address(_ context: ChannelHandlerContext) -> String { context.remoteAddress?.hostAndPort ?? "unknown" }
 }
 
 /// Lets at most ``ServerLimits/maximumHeaderBytes`` through to the HTTP parser.

@@ -79,8 +79,8 @@ public struct ServerLimits: Sendable, Hashable {
     /// Age at which a connection is drained with 1001, for example to make clients meet a new policy; `nil` is never.
     public var connectionLifetime: Duration?
 
-    /// TLS handshake steps that run on one event loop before its other connections get their turn. A full handshake costs 1.5 ms of CPU in
-    /// two or three steps; with 1, nobody waits longer than half a millisecond for somebody else's.
+    /// TLS handshake steps of one event loop that are computed at a time, on threads that stand back behind the loops: a full handshake costs
+    /// 1.5 ms of CPU in two or three steps, and nobody who is connected waits for somebody else's.
     public var maximumHandshakeStepsPerTurn = 1
 
     /// Handshake steps of one event loop that may wait for their turn. More connections are closed: they would miss ``openingTimeout`` anyway.

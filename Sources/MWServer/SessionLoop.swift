@@ -148,7 +148,6 @@ package final class SessionLoop {
             last.index = session.index
             self.sessions[session.index] = last
         }
-        self.census.leave(session.info.principal.fingerprint, principal: session.info.principal.name)
         self.counters.connectionsClosed[end.cause, default: 0] += 1
         self.audit.record(.connectionEnded(session.info, end))
         self.log(
@@ -157,6 +156,8 @@ package final class SessionLoop {
                 "closed_by": "\(end.side.rawValue)", "cause": "\(end.cause.rawValue)", "code": "\(end.code?.description ?? "none")",
                 "reason": "\(end.reason)",
             ])
+        // Last: who sees the number fall finds the rest done.
+        self.census.leave(session.info.principal.fingerprint, principal: session.info.principal.name)
         self.succeedIfEmpty()
     }
 

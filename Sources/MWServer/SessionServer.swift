@@ -35,6 +35,8 @@ package final class SessionServer: Sendable {
     private let options: Options
     private let logger: Logger
     private let group: MultiThreadedEventLoopGroup
+    /// Where handshakes are computed: the loops serve who is in, and whoever wants in waits.
+    private let handshakers: NIOThreadPool
     private let loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>]
     /// What each event loop has for its sessions, to be used there.
     let sessionLoops: [NIOLoopBound<SessionLoop>]
@@ -72,6 +74,9 @@ package final class SessionServer: Sendable {
             AcceptGate(descriptors: options.descriptors ?? Self.allowedDescriptors, reserve: options.limits.descriptorReserve))
         let group = MultiThreadedEventLoopGroup(numberOfThreads: max(1, eventLoops))
         self.group = group
+        let handshakers = NIOThreadPool(numberOfThreads: max(1, eventLoops))
+        handshakers.start()
+        self.handshakers = handshakers
         var loops: [ObjectIdentifier: NIOLoopBound<LoopEntry>] = [:]
         var sessionLoops: [NIOLoopBound<SessionLoop>] = []
         for (number, eventLoop) in group.makeIterator().enumerated() {
@@ -83,7 +88,7 @@ package final class SessionServer: Sendable {
                 sessions.startTicking(publish: publish)
                 let gate = HandshakeGate(
                     eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
-                    maximumWaiting: options.limits.maximumWaitingHandshakes)
+                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) })
                 return (
                     NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop),
                     NIOLoopBound(sessions, eventLoop: eventLoop)
@@ -95,6 +100,19 @@ package final class SessionServer: Sendable {
         self.loops = loops
         self.sessionLoops = sessionLoops
     }
+
+    private static func run(_ step: @escaping @Sendable () -> Void, on pool: NIOThreadPool) {
+        pool.submit { state in
+            // The pool ends when the server does: nobody waits for this handshake any more.
+            guard case .active = state else { return }
+            // Of this thread only, on Linux. It stays so; saying it again costs nothing beside a step.
+            _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, Self.handshakeNiceness)
+            step()
+        }
+    }
+
+    /// How much handshakes stand back behind what the loops do, where processors are short: a tenth of their share, so that they never stop.
+    private static let handshakeNiceness: Int32 = 10
 
     /// The policy that makes `limits` hold in TLS too.
     package static func tlsPolicy(_ limits: ServerLimits) -> TLSPolicy { TLSPolicy(handshakeTimeout: limits.openingTimeout) }
@@ -181,12 +199,13 @@ package final class SessionServer: Sendable {
         }
         let pipeline = channel.pipeline.syncOperations
         let set = self.security.set
-        try pipeline.addHandler(TLSHandler(context: set.context, gate: entry.gate))
+        let opening = OpeningHandler(
+            on: entry.sessions, policy: self.options.opening, security: self.security, generation: set.generation)
+        try pipeline.addHandler(
+            TLSHandler(context: set.context, gate: entry.gate, whenLate: { opening.handshakeEndedLate($0) }))
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
         try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))
-        try pipeline.addHandler(
-            OpeningHandler(
-                on: entry.sessions, policy: self.options.opening, security: self.security, generation: set.generation))
+        try pipeline.addHandler(opening)
     }
 
     /// Why this connection is not even listened to: the cheapest refusal there is.
@@ -255,6 +274,8 @@ package final class SessionServer: Sendable {
     package func shutdown() async {
         await self.closeListeners()
         for bound in self.loops.values { try? await bound.eventLoop.submit { bound.value.sessions.end() }.get() }
+        // Before the loops that its steps end on.
+        try? await self.handshakers.shutdownGracefully()
         try? await self.group.shutdownGracefully()
     }
 }

@@ -2,10 +2,14 @@ package import NIOCore
 
 /// Spaces out the handshakes of one event loop, so that a wave of new connections never stalls those that work.
 ///
-/// A full mutual handshake costs 1.5 ms of CPU in two or three steps. The gate lets `stepsPerTick` of them run, then the loop's other I/O,
-/// then the next ones, first come, first served. Use it on its event loop only.
+/// A full mutual handshake costs 1.5 ms of CPU in two or three steps. With `elsewhere` they run on other threads, `stepsPerTick` of them at a
+/// time, and this loop has nothing to do with them but their bytes. Without it the gate lets `stepsPerTick` of them run, then the loop's other
+/// I/O, then the next ones. First come, first served. Use it on its event loop only.
 package final class HandshakeGate {
     enum Admission { case now, later, refused }
+
+    /// Runs what it is given, once, on a thread that may take its time.
+    package typealias Elsewhere = (@escaping @Sendable () -> Void) -> Void
 
     /// Default 1: the longest stall is then one step, half a millisecond.
     package static let defaultStepsPerTick = 1
@@ -18,17 +22,19 @@ package final class HandshakeGate {
     private let eventLoop: any EventLoop
     private let stepsPerTick: Int
     private let maximumWaiting: Int
+    private let elsewhere: Elsewhere?
     private var waiting = CircularBuffer<TLSHandler>()
     private var stepsInTick = 0
     private var isTickScheduled = false
 
     package init(
         eventLoop: any EventLoop, stepsPerTick: Int = HandshakeGate.defaultStepsPerTick,
-        maximumWaiting: Int = HandshakeGate.defaultMaximumWaiting
+        maximumWaiting: Int = HandshakeGate.defaultMaximumWaiting, elsewhere: Elsewhere? = nil
     ) {
         self.eventLoop = eventLoop
         self.stepsPerTick = max(1, stepsPerTick)
         self.maximumWaiting = maximumWaiting
+        self.elsewhere = elsewhere
     }
 
     /// Connections whose next step waits.
@@ -37,6 +43,12 @@ package final class HandshakeGate {
     /// Asks for one step. After `later` the gate calls `runAdmittedStep()` on `handler` when it is its turn.
     func admit(_ handler: TLSHandler) -> Admission {
         eventLoop.preconditionInEventLoop()
+        if let elsewhere {
+            guard waiting.count < maximumWaiting else { return .refused }
+            waiting.append(handler)
+            startSteps(elsewhere)
+            return .later
+        }
         if waiting.isEmpty, stepsInTick < stepsPerTick {
             stepsInTick += 1
             scheduleTick()
@@ -63,4 +75,36 @@ package final class HandshakeGate {
         }
         if stepsInTick > 0 { scheduleTick() }
     }
+
+    // MARK: Elsewhere
+
+    /// `stepsInTick` counts those that are under way.
+    private func startSteps(_ elsewhere: Elsewhere) {
+        while stepsInTick < stepsPerTick, let handler = waiting.popFirst() {
+            // A connection that ended meanwhile takes no turn.
+            guard let step = handler.takeStep() else { continue }
+            stepsInTick += 1
+            let here = NIOLoopBound((self, handler), eventLoop: eventLoop)
+            elsewhere {
+                let status = step.run()
+                here.eventLoop.execute {
+                    let (gate, handler) = here.value
+                    gate.stepsInTick -= 1
+                    handler.stepEnded(status)
+                    if let elsewhere = gate.elsewhere { gate.startSteps(elsewhere) }
+                }
+            }
+        }
+    }
+}
+
+/// One step of a handshake, on its way to another thread.
+///
+// Safety: between `TLSHandler.takeStep()` and `TLSHandler.stepEnded(_:)` the handler does not touch the session, and nobody else has it.
+final class HandshakeStep: @unchecked Sendable {
+    var session: TLSSession
+
+    init(_ context: TLSContext) { session = TLSSession(context: context) }
+
+    func run() -> TLSSession.HandshakeStatus { session.handshake() }
 }

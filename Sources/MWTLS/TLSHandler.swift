@@ -51,7 +51,20 @@ package final class TLSHandler: ChannelDuplexHandler {
     private let policy: TLSPolicy
     private let isServer: Bool
     private let gate: HandshakeGate?
-    private var session: TLSSession
+    /// Let go of once the handshake is over.
+    private var whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)?
+    /// The session; while `isSteppingElsewhere` it belongs to another thread.
+    private let step: HandshakeStep
+    private var session: TLSSession {
+        _read { yield step.session }
+        _modify { yield &step.session }
+    }
+    private var isSteppingElsewhere = false
+    /// What came meanwhile.
+    private var heldCiphertext = ByteBuffer()
+    private var isInputEndHeld = false
+    /// The peer left meanwhile, and whether it would have been refused is still to be said.
+    private var isVerdictOwed = false
     private var state = State.idle
     private var context: ChannelHandlerContext?
 
@@ -67,12 +80,18 @@ package final class TLSHandler: ChannelDuplexHandler {
     private var deadline: Scheduled<Void>?
     private var closePromise: EventLoopPromise<Void>?
 
-    /// - Parameter gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
-    package init(context: TLSContext, gate: HandshakeGate? = nil) {
+    /// - Parameters:
+    ///   - gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
+    ///   - whenLate: Called instead of the event or the error that ends a handshake, where the peer had left before its last step was
+    ///     computed: the channel is gone by then.
+    package init(
+        context: TLSContext, gate: HandshakeGate? = nil, whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)? = nil
+    ) {
+        self.whenLate = whenLate
         self.policy = context.policy
         self.isServer = context.role == .server
         self.gate = gate
-        self.session = TLSSession(context: context)
+        self.step = HandshakeStep(context)
     }
 
     // MARK: Lifecycle
@@ -94,6 +113,7 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     package func channelInactive(context: ChannelHandlerContext) {
         switch state {
+        case .handshaking where isSteppingElsewhere: isVerdictOwed = true
         case .handshaking: failWithoutPeer(context, handshakeEndError())
         case .open:
             session.receiveEnd()
@@ -127,6 +147,9 @@ package final class TLSHandler: ChannelDuplexHandler {
         case .open:
             session.receive(ciphertext)
             readPlaintext(context)
+        case .handshaking where isSteppingElsewhere:
+            var ciphertext = ciphertext
+            heldCiphertext.writeBuffer(&ciphertext)
         case .handshaking:
             session.receive(ciphertext)
             askForStep(context)
@@ -172,6 +195,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         // With half closure allowed the end of the stream arrives as an event, and the channel stays.
         if let event = event as? ChannelEvent, event == .inputClosed {
             switch state {
+            case .handshaking where isSteppingElsewhere: isInputEndHeld = true
             case .handshaking:
                 fail(context, handshakeEndError())
             case .open:
@@ -193,14 +217,19 @@ package final class TLSHandler: ChannelDuplexHandler {
     // MARK: Handshake
 
     private func askForStep(_ context: ChannelHandlerContext) {
-        guard !isAtGate else { return }
+        guard !isAtGate, !isSteppingElsewhere else { return }
         guard let gate else { return step(context) }
         // A peer that sends byte after byte gets no turns for it.
         guard session.hasWholeRecord else { return }
+        // Before asking: the step may be taken before the answer is here.
+        isAtGate = true
         switch gate.admit(self) {
-        case .now: step(context)
-        case .later: isAtGate = true
+        case .later: break
+        case .now:
+            isAtGate = false
+            step(context)
         case .refused:
+            isAtGate = false
             failWithoutPeer(context, TLSError(.handshakeQueueFull, "server", "too many handshakes wait", remedy: "try again later"))
             context.close(promise: nil)
         }
@@ -211,20 +240,55 @@ package final class TLSHandler: ChannelDuplexHandler {
         isAtGate = false
         guard state == .handshaking, let context else { return false }
         step(context)
-        if isReadHeld {
-            isReadHeld = false
-            context.read()
-        }
+        readWhatWasHeld(context)
         return true
+    }
+
+    /// The gate's turn for this connection, on another thread; nil if it has ended. Nothing touches the session until ``stepEnded(_:)``.
+    func takeStep() -> HandshakeStep? {
+        isAtGate = false
+        guard state == .handshaking, context != nil else { return nil }
+        isSteppingElsewhere = true
+        return step
+    }
+
+    func stepEnded(_ status: TLSSession.HandshakeStatus) {
+        isSteppingElsewhere = false
+        guard state == .handshaking, let context else { return sayVerdict(status) }
+        let held = heldCiphertext
+        heldCiphertext = ByteBuffer()
+        if held.readableBytes > 0 { session.receive(held) }
+        stepped(context, status)
+        if state == .handshaking, held.readableBytes > 0 { askForStep(context) }
+        if isInputEndHeld, state == .handshaking { fail(context, handshakeEndError()) }
+        readWhatWasHeld(context)
+    }
+
+    /// For a peer that did not wait for it.
+    private func sayVerdict(_ status: TLSSession.HandshakeStatus) {
+        guard isVerdictOwed else { return }
+        isVerdictOwed = false
+        switch status {
+        case .failed(let error): whenLate?(.failure(error))
+        case .challengeAnswered(let serverName): whenLate?(.success(TLSChallengeAnswered(serverName: serverName)))
+        case .needsCiphertext, .established: whenLate?(.failure(handshakeEndError()))
+        }
+    }
+
+    private func readWhatWasHeld(_ context: ChannelHandlerContext) {
+        guard isReadHeld, !isAtGate else { return }
+        isReadHeld = false
+        context.read()
     }
 
     package func read(context: ChannelHandlerContext) {
         // What arrives before the gate opens would only lie in memory.
-        if isAtGate { isReadHeld = true } else { context.read() }
+        if isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
     }
 
-    private func step(_ context: ChannelHandlerContext) {
-        let status = session.handshake()
+    private func step(_ context: ChannelHandlerContext) { stepped(context, session.handshake()) }
+
+    private func stepped(_ context: ChannelHandlerContext, _ status: TLSSession.HandshakeStatus) {
         switch status {
         case .needsCiphertext:
             send(context, promise: nil)
@@ -237,6 +301,7 @@ package final class TLSHandler: ChannelDuplexHandler {
             linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
         case .established(let peer):
             state = .open
+            whenLate = nil
             deadline?.cancel()
             deadline = nil
             // Before the application's first bytes, and together with what it writes now.
@@ -363,10 +428,9 @@ package final class TLSHandler: ChannelDuplexHandler {
         if let closePromise { closePromise.futureResult.cascade(to: promise) } else { closePromise = promise }
     }
 
-    /// The peer is told, then the application, then the connection ends.
+    /// The application is told, then the peer, then the connection ends: what the peer can see has been logged.
     private func fail(_ context: ChannelHandlerContext, _ error: TLSError) {
-        linger(context, failingWritesWith: error)
-        context.fireErrorCaught(error)
+        linger(context, failingWritesWith: error) { context.fireErrorCaught(error) }
     }
 
     /// The peer is past being told anything.
@@ -376,9 +440,12 @@ package final class TLSHandler: ChannelDuplexHandler {
         context.fireErrorCaught(error)
     }
 
-    private func linger(_ context: ChannelHandlerContext, failingWritesWith error: any Error) {
+    private func linger(_ context: ChannelHandlerContext, failingWritesWith error: any Error, telling: () -> Void = {}) {
         deadline?.cancel()
         state = .lingering
+        telling()
+        // Whoever was told may have closed the channel.
+        guard state == .lingering else { return }
         send(context, promise: nil)
         failWrites(error)
         let loop = context.eventLoop.assumeIsolated()

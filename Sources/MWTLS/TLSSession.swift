@@ -20,7 +20,7 @@ package import NIOCore
     package enum Phase: Sendable, Hashable { case handshaking, established, peerClosed, closing, challengeAnswered, failed }
 
     /// What `handshake()` came to.
-    package enum HandshakeStatus {
+    package enum HandshakeStatus: Sendable {
         /// Send what is outbound and feed more ciphertext.
         case needsCiphertext
         case established(VerifiedPeer)

@@ -2,6 +2,7 @@ import MWPKI
 import MWTLS
 import NIOCore
 import NIOEmbedded
+import Synchronization
 import TestCertificates
 import Testing
 
@@ -222,6 +223,97 @@ import Testing
     }
 }
 
+/// Handshakes that are computed on other threads. Method: what would run there is kept, and run when the test says; the loop is embedded.
+@Suite struct ElsewhereTests {
+    /// Where steps go.
+    private final class Queue: Sendable {
+        private let steps = Mutex<[@Sendable () -> Void]>([])
+
+        var count: Int { steps.withLock { $0.count } }
+
+        func add(_ step: @escaping @Sendable () -> Void) { steps.withLock { $0.append(step) } }
+
+        func runFirst() {
+            let step = steps.withLock { $0.removeFirst() }
+            step()
+        }
+    }
+
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `Steps run elsewhere, one at a time, and the loop has the outcome`(version: TLSPolicy.Version) throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, maximumWaiting: 2, elsewhere: { queue.add($0) })
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<4).map { _ in try Wire(version, pair, loop: loop, gate: gate) }
+        for wire in wires { try wire.deliverToServer() }
+        // One is under way, two wait, and one is too many.
+        #expect(queue.count == 1 && gate.waitingCount == 2)
+        #expect(wires[3].server.errors.map(\.code) == [.handshakeQueueFull])
+        #expect(!wires[0].server.hasOutbound)
+        while queue.count > 0 {
+            queue.runFirst()
+            for wire in wires.prefix(3) { wire.run() }
+        }
+        #expect(wires.prefix(3).allSatisfy { $0.server.peers.count == 1 && $0.client.peers.count == 1 })
+        #expect(gate.waitingCount == 0)
+    }
+
+    @Test func `What comes while a step is away is taken when it is back`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let wire = try Wire(.tls13, loop: loop, gate: gate)
+        try wire.deliverToServer()
+        queue.runFirst()
+        // The server's flight goes out; the client's last one, and its first words, come while its step is away.
+        wire.run()
+        while queue.count > 0 {
+            wire.client.channel.writeAndFlush(ByteBuffer(string: "words"), promise: nil)
+            wire.run()
+            queue.runFirst()
+            wire.run()
+        }
+        #expect(wire.server.peers.count == 1)
+        #expect(wire.server.received.contains("words"))
+    }
+
+    @Test func `Who is gone when its step is back is gone`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<3).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        for wire in wires { try wire.deliverToServer() }
+        wires[0].server.channel.pipeline.fireChannelInactive()
+        wires[1].server.channel.pipeline.fireChannelInactive()
+        queue.runFirst()
+        loop.run()
+        // What became of it is for whoever asked to hear of it.
+        #expect(!wires[0].server.hasOutbound && wires[0].server.errors.isEmpty)
+        #expect(wires[0].late.count == 1 && wires[1].late.isEmpty)
+        #expect(wires[1].server.errors.map(\.code) == [.handshakeAbandoned])
+        // The second took no turn: the third is under way.
+        #expect(queue.count == 1 && gate.waitingCount == 0)
+        queue.runFirst()
+        loop.run()
+        #expect(wires[2].server.hasOutbound)
+    }
+
+    @Test func `A peer that closes its side while its step is away is told of it afterwards`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let wire = try Wire(.tls13, loop: loop, gate: gate)
+        try wire.deliverToServer()
+        wire.server.channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
+        #expect(wire.server.errors.isEmpty)
+        queue.runFirst()
+        loop.run()
+        #expect(wire.server.errors.map(\.code) == [.handshakeAbandoned])
+    }
+}
+
 /// A client and a server channel, and the wire between them.
 final class Wire {
     final class End: ChannelInboundHandler {
@@ -267,6 +359,8 @@ final class Wire {
     let loop: EmbeddedEventLoop
     let client: End
     let server: End
+    /// What the server's handler said after its channel had ended.
+    private(set) var late: [TLSError.Code] = []
 
     init(
         _ version: TLSPolicy.Version, _ pair: (server: TLSMaterial, client: TLSMaterial)? = nil,
@@ -279,7 +373,11 @@ final class Wire {
         server = End(loop)
         let serverContext = try TLSContext(server: pair.server, policy: policy(version, change))
         let clientContext = try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(version, change))
-        try server.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: serverContext, gate: gate), server])
+        try server.channel.pipeline.syncOperations.addHandlers([
+            TLSHandler(
+                context: serverContext, gate: gate,
+                whenLate: { [unowned self] in if case .failure(let error) = $0 { late.append(error.code) } }), server,
+        ])
         try client.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: clientContext), client])
         for channel in [server.channel, client.channel] {
             try channel.connect(to: try SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()

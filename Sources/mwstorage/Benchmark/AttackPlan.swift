@@ -10,8 +10,8 @@ struct AttackPlan: Sendable {
     var slowReaders: Int
     /// Handshakes under way with a certificate that the server does not trust, each begun anew when it was refused.
     var badHandshakes: Int
-    /// The address it comes from; nil leaves it to the system.
-    var source: String?
+    /// The addresses it comes from, in turn; none leaves it to the system.
+    var sources: [String]
 }
 
 /// What `mwstorage benchmark attack` can be told.
@@ -25,8 +25,11 @@ struct AttackOptions: ParsableArguments {
     @Option(help: "Attack: handshakes under way with a certificate that is not trusted.")
     var badHandshakes = 8
 
-    @Option(help: ArgumentHelp("Attack: our address; on Linux any of 127.0.0.0/8 will do on loopback.", valueName: "address"))
-    var source: String?
+    @Option(
+        help: ArgumentHelp(
+            "Attack: an address of ours; repeat for several, to be used in turn. On loopback any of 127.0.0.0/8 will do on Linux.",
+            valueName: "address"))
+    var source: [String] = []
 
     func validate() throws {
         for (name, count) in [("--half-open", halfOpen), ("--slow-readers", slowReaders), ("--bad-handshakes", badHandshakes)] {

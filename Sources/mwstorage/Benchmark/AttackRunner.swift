@@ -41,7 +41,8 @@ final class AttackRunner: @unchecked Sendable {
     private let plan: AttackPlan
     private let target: LoadTarget
     private let stranger: TLSContext
-    private let source: SocketAddress?
+    private let sources: [SocketAddress]
+    private var nextSource = 0
     private let eventLoop: any EventLoop
     private var counts = AttackCounts()
     private var channels: [ObjectIdentifier: any Channel] = [:]
@@ -51,7 +52,7 @@ final class AttackRunner: @unchecked Sendable {
         self.plan = plan
         self.target = target
         self.stranger = try target.stranger()
-        self.source = try plan.source.map { try SocketAddress(ipAddress: $0, port: 0) }
+        self.sources = try plan.sources.map { try SocketAddress(ipAddress: $0, port: 0) }
         self.eventLoop = eventLoop
     }
 
@@ -95,7 +96,10 @@ final class AttackRunner: @unchecked Sendable {
     private func connect(_ kind: Kind) {
         guard !isOver else { return }
         var bootstrap = ClientBootstrap(group: eventLoop)
-        if let source { bootstrap = bootstrap.bind(to: source) }
+        if !sources.isEmpty {
+            bootstrap = bootstrap.bind(to: sources[nextSource % sources.count])
+            nextSource += 1
+        }
         bootstrap
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture { try self.addHandlers(to: channel, kind) }

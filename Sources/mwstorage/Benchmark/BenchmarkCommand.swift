@@ -62,7 +62,7 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
         let target = try LoadTarget(settings, passphrase: connection.passphrase)
         if kind == .attack {
             let plan = AttackPlan(
-                halfOpen: attack.halfOpen, slowReaders: attack.slowReaders, badHandshakes: attack.badHandshakes, source: attack.source)
+                halfOpen: attack.halfOpen, slowReaders: attack.slowReaders, badHandshakes: attack.badHandshakes, sources: attack.source)
             let counts = try await AttackRunner.run(plan, against: target) {
                 try Output.line("attacking")
                 var byte: UInt8 = 0
