@@ -6,6 +6,7 @@
 //                        engine rocksdb           which engine made `engine/`
 //     lock             locked (flock) while a process has the store open; holds its process id in decimal and \n
 //     engine/          the engine's own files, mode 0700
+//     acme/            the server's own certificate, where it gets it itself: not of the store, and never touched by it
 
 import Glibc
 
@@ -61,8 +62,9 @@ final class DataDirectory: Sendable {
         try file.sync(subject: probe)
     }
 
-    /// Names that may be there before `format` is: our own, and what file systems put in their root.
-    private static let harmlessNames: Set<String> = ["lock", "format.new", "probe", "lost+found"]
+    /// Names that may be there before `format` is: our own, a certificate that was got before the first start, and what file systems put in
+    /// their root.
+    private static let harmlessNames: Set<String> = ["lock", "format.new", "probe", "lost+found", "acme"]
 
     private static func checkIsOursOrEmpty(_ path: String) throws(StorageError) {
         let names = try FileDescriptor.names(in: path)

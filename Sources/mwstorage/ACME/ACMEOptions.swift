@@ -3,6 +3,9 @@ import ArgumentParser
 /// Which certificate, from which CA, proved how: of `serve`; the `acme` commands have the same without `--acme-`. No option has a default
 /// here: that would hide environment and files.
 struct ACMEOptions: ParsableArguments {
+    @Flag(help: "Get the server's certificate from a CA, and renew it, in place of --certificate and --key.")
+    var acme = false
+
     @Option(
         help: ArgumentHelp(
             "Directory of the CA, https://…; repeat for those to try when it fails, in this order.", valueName: "url"))
@@ -71,6 +74,7 @@ struct ACMEOptions: ParsableArguments {
             .acmeDirectory: acmeDirectory, .acmeName: acmeName, .acmeContact: acmeContact, .acmeChallenge: acmeChallenge,
             .acmeCAFile: acmeCAFile, .acmeEABKid: acmeEABKid, .acmeEABKeyFile: acmeEABKeyFile,
         ]
+        if acme { flags[.acmeEnabled] = ["yes"] }
         if acmeAgreeToTerms { flags[.acmeAgreeToTerms] = ["yes"] }
         let single: [(Setting, String?)] = [
             (.acmeState, acmeState), (.acmeHTTPListen, acmeHTTPListen?.description), (.acmeDNSHook, acmeDNSHook),

@@ -3,12 +3,15 @@ import MWCertificateManager
 import NIOCore
 
 extension ACMESettings {
-    /// Who answers the challenges that are allowed, where no server does it.
+    /// Who answers the challenges that are allowed.
     ///
+    /// - Parameter server: Answers tls-alpn-01 on its own addresses; without one, a listener is opened for it.
     /// - Parameter report: told what could not be cleaned up.
-    func presenters(_ report: @escaping @Sendable (String) -> Void) throws -> ChallengePresenters {
+    func presenters(
+        server: (any ChallengePresenter)? = nil, _ report: @escaping @Sendable (String) -> Void
+    ) throws -> ChallengePresenters {
         var presenters: [ChallengeType: any ChallengePresenter] = [:]
-        if let tlsAddress { presenters[.tlsALPN01] = try ChallengeListener(address: tlsAddress) }
+        if let tlsAddress { presenters[.tlsALPN01] = try server ?? ChallengeListener(address: tlsAddress) }
         if let httpAddress { presenters[.http01] = HTTPChallengeResponder(addresses: try httpAddress.socketAddresses()) }
         if let dnsHook { presenters[.dns01] = DNSHookPresenter(program: HookProgram(path: dnsHook), report: report) }
         return ChallengePresenters(presenters)

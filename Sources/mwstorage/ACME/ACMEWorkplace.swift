@@ -52,10 +52,9 @@ struct ACMEWorkplace {
 
     /// What there is to order.
     var configuration: CertificateManagerConfiguration {
-        var configuration = CertificateManagerConfiguration(plans: settings.plans, stateDirectory: state)
-        configuration.accountAlgorithm = settings.accountAlgorithm
+        var configuration = settings.managerConfiguration(state)
         // What it does with a certificate, it would do with one that nobody trusts.
-        configuration.afterIssue = isDryRun ? nil : settings.afterIssue.map { HookProgram(path: $0) }
+        if isDryRun { configuration.afterIssue = nil }
         return configuration
     }
 
@@ -79,6 +78,14 @@ struct ACMEWorkplace {
 }
 
 extension ACMESettings {
+    /// What a `CertificateManager` keeps in `state`.
+    func managerConfiguration(_ state: StateDirectory) -> CertificateManagerConfiguration {
+        var configuration = CertificateManagerConfiguration(plans: plans, stateDirectory: state)
+        configuration.accountAlgorithm = accountAlgorithm
+        configuration.afterIssue = afterIssue.map { HookProgram(path: $0) }
+        return configuration
+    }
+
     /// The staging directories of public CAs, by those that issue for real.
     private static let stagingDirectories = [
         "https://acme-v02.api.letsencrypt.org/directory": "https://acme-staging-v02.api.letsencrypt.org/directory",

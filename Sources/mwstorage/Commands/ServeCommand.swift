@@ -17,17 +17,22 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
             SIGINT drain: nothing new is accepted, what runs is answered, every connection is closed with 1001; the exit code is 0 then. A \
             second signal ends at once. SIGHUP loads certificates, keys, trust, revocation lists and refusals anew, all or nothing; open \
             connections that the new set refuses are closed with 1008. Changed files are loaded by themselves.
+
+            With --acme the server gets and renews its certificate itself. Without one yet, it listens, answers the CA, and refuses clients \
+            until there is one.
             """)
 
     @OptionGroup(title: "Server") var options: ServeOptions
+    @OptionGroup(title: "Certificate from a CA (ACME)") var acme: ACMEOptions
     @OptionGroup(title: "Passphrase of the key or keystore") var passphrase: PassphraseOptions
     @OptionGroup(title: "Configuration") var configuration: ConfigurationOptions
     @OptionGroup var output: OutputOptions
 
     func run() async throws {
-        let settings = try await configuration.settings(flags: options.flags(passphrase))
+        let settings = try await configuration.settings(flags: options.flags(passphrase).merging(acme.flags) { $1 })
         let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .info)
-        let serverConfiguration = try StorageServerConfiguration(settings, passphrase: passphrase)
+        let certificate = try ACMESettings.isEnabled(settings) ? ServerCertificate(ACMESettings(settings), logger: logger) : nil
+        let serverConfiguration = try StorageServerConfiguration(settings, passphrase: passphrase, obtaining: certificate)
         let server = StorageServer(configuration: serverConfiguration, logger: logger)
         if options.check {
             do { try server.check() } catch { throw CommandFailure(error).ofConfiguration }
@@ -44,7 +49,7 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                 ? JSONValue.object([("listening", .string("wss://\(address)"))]).text : "listening on wss://\(address)"
             try Output.line(line)
         }
-        await serve(server, until: signals)
+        try await serve(server, keeping: certificate, until: signals)
     }
 
     /// Each connection is a descriptor: the soft limit, often 1,024, becomes the hard one.
@@ -67,13 +72,16 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
     private static let otherDescriptors: rlim_t = 1_100
 
     /// Reloads and drains as the signals say; returns when the server has stopped.
-    private func serve(_ server: StorageServer, until signals: UnixSignalsSequence) async {
+    ///
+    /// - Throws: what keeps a server without a certificate from ever getting one.
+    private func serve(_ server: StorageServer, keeping certificate: ServerCertificate?, until signals: UnixSignalsSequence) async throws {
         let format = output.format ?? .text
         let (stopRequests, requestStop) = AsyncStream<Void>.makeStream()
-        await withTaskGroup(of: Void.self) { group in
+        try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
-                for await _ in stopRequests { break }
+                let kept = await Self.keep(certificate, for: server, until: stopRequests)
                 await server.stop()
+                try kept.get()
             }
             group.addTask {
                 var isDraining = false
@@ -93,8 +101,29 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                     }
                 }
             }
-            await group.next()
+            defer { group.cancelAll() }
+            try await group.next()
+        }
+    }
+
+    /// Ends with the first request to stop, and then only when nothing is asked of a CA any more; or with what makes the server useless.
+    private static func keep(
+        _ certificate: ServerCertificate?, for server: StorageServer, until stopRequests: AsyncStream<Void>
+    ) async -> Result<Void, any Error> {
+        await withTaskGroup(of: Result<Void, any Error>.self) { group in
+            group.addTask {
+                for await _ in stopRequests { break }
+                return .success(())
+            }
+            if let certificate {
+                group.addTask {
+                    do { return .success(try await certificate.keep(for: server)) } catch { return .failure(error) }
+                }
+            }
+            let first = await group.next() ?? .success(())
             group.cancelAll()
+            await group.waitForAll()
+            return first
         }
     }
 }
@@ -222,8 +251,13 @@ struct ServeOptions: ParsableArguments {
 
 extension StorageServerConfiguration {
     /// From all layers of settings.
-    init(_ settings: Settings, passphrase: PassphraseOptions) throws {
-        let material = try CommandFailure.configuration { try Material(settings, names: .server, passphrase: passphrase) }
+    ///
+    /// - Parameter certificate: That of a server that gets it itself; else it comes from files.
+    init(_ settings: Settings, passphrase: PassphraseOptions, obtaining certificate: ServerCertificate? = nil) throws {
+        let material = try CommandFailure.configuration {
+            guard let certificate else { return try Material(settings, names: .server, passphrase: passphrase) }
+            return try Material(settings, passphrase: passphrase) { try certificate.identity() }
+        }
         let engine = try settings.value(.serveEngine, expected: "rocksdb or leveldb") { StorageEngineFactory(named: $0) }
         self.init(tls: material.source, engine: engine ?? .rocksDB, dataDirectory: try settings.required(.serveData))
         refusedFiles = try settings.strings(.serveRefused)
