@@ -5,6 +5,7 @@
 //
 //                                mwstorage (command)
 //      ┌───────────┬──────────────────┼───────────┬───────────────────┬────────────────┐
+//      │      MWPolicyFile            │           │                   │                │
 //  MWRocksDB    MWServer           MWClient   MWKeystore    MWCertificateManager  MWHTTPTransfer
 //  MWLevelDB     │  └───────┬─────────┘           │                MWACME              │
 //    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ───────┘                CCurl
@@ -35,6 +36,7 @@ let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: 
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
 let systemPackage = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
 func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -50,7 +52,7 @@ let package = Package(
     platforms: [.macOS(.v15)],
     products: [
         .executable(name: "mwstorage", targets: ["mwstorage"]),
-        .library(name: "MWStorageServer", targets: ["MWServer", "MWRocksDB", "MWPKI"]),
+        .library(name: "MWStorageServer", targets: ["MWServer", "MWPolicyFile", "MWRocksDB", "MWPKI"]),
         .library(name: "MWStorageClient", targets: ["MWClient", "MWPKI"]),
     ],
     dependencies: [
@@ -62,6 +64,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
+        // Swift-configuration reads its own files with it too.
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
@@ -100,6 +104,8 @@ let package = Package(
                 "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage",
                 nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle, deque,
             ]),
+        // The access policy from YAML: the only code that knows it.
+        module("MWPolicyFile", ["MWServer", "MWPKI", yams]),
         // Connect, multiplex, retry.
         module(
             "MWClient",
@@ -109,7 +115,7 @@ let package = Package(
             name: "mwstorage",
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
-                "MWServer", "MWClient", "MWACME", "MWCertificateManager", "MWHTTPTransfer",
+                "MWServer", "MWPolicyFile", "MWClient", "MWACME", "MWCertificateManager", "MWHTTPTransfer",
                 nioCore, nioPosix, logging, unixSignals, argumentParser, configuration, systemPackage, histogram,
             ],
             swiftSettings: settings),
@@ -122,7 +128,8 @@ let package = Package(
             swiftSettings: settings),
         // Runs any bytes through the decoders; see scripts/fuzz.
         .executableTarget(
-            name: "mwstorage-fuzz", dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", nioCore],
+            name: "mwstorage-fuzz",
+            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", nioCore],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(
@@ -170,6 +177,7 @@ let package = Package(
                 "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "EngineContract", "TestCertificates",
                 nioCore, nioPosix, nioEmbedded, nioHTTP1, logging, metrics,
             ]),
+        tests(of: "MWPolicyFile", ["MWServer", "MWPKI"]),
         tests(
             of: "MWClient",
             [

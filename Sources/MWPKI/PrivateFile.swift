@@ -9,6 +9,8 @@ package enum PrivateFile {
         case ownerOnly
         /// Mode 0640 or stricter, and the file's group is this one.
         case ownerAndGroup(UInt32)
+        /// Mode 0644 or stricter: for what is no secret, but decides something.
+        case anyoneMayRead
         /// No check: for what is public (certificates) or encrypted (keystores).
         case any
     }
@@ -50,11 +52,17 @@ package enum PrivateFile {
         let forbidden: mode_t
         switch permissions {
         case .any: return
+        case .anyoneMayRead: forbidden = 0o022
         case .ownerOnly: forbidden = 0o077
         case .ownerAndGroup(let group): forbidden = status.st_gid == group ? 0o037 : 0o077
         }
         let mode = status.st_mode & 0o7777
         guard mode & forbidden == 0 else {
+            if permissions == .anyoneMayRead {
+                throw PKIError(
+                    .filePermissions, subject: path, "others may change this file", expected: "mode 0644 or stricter",
+                    found: "mode 0" + String(mode, radix: 8), remedy: "run: chmod go-w \(path)")
+            }
             throw PKIError(
                 .filePermissions, subject: path, "others may read or change this secret file",
                 expected: forbidden == 0o037 ? "mode 0640 or stricter" : "mode 0600 or 0400", found: "mode 0" + String(mode, radix: 8),
@@ -64,7 +72,7 @@ package enum PrivateFile {
         let user = geteuid()
         guard status.st_uid == user || status.st_uid == 0 || user == 0 else {
             throw PKIError(
-                .filePermissions, subject: path, "this secret file belongs to somebody else", expected: "user \(user) or root",
+                .filePermissions, subject: path, "this file belongs to somebody else, who can change it", expected: "user \(user) or root",
                 found: "user \(status.st_uid)", remedy: "run: chown \(user) \(path)")
         }
     }

@@ -25,7 +25,7 @@ final class MWDBSession: SessionDelegate {
     private var hasAnsweredFirst = false
     /// Requests with id 0 that are not answered: the original client would take a FORCE_RELOAD for their answer.
     private var zeroInFlight = 0
-    private var deferredReloads: [ByteBuffer] = []
+    private var deferredReloads: [DeferredReload] = []
     private var deferredReloadBytes = 0
 
     private var nextFailureLog: NIODeadline?
@@ -36,6 +36,14 @@ final class MWDBSession: SessionDelegate {
         let id: RequestID
         /// Answered once so many writes have ended.
         let after: UInt64
+    }
+
+    private struct DeferredReload {
+        let batch: ReloadBatch
+        /// The client's own requests in it.
+        let own: [Int]
+        /// Whose `batch` is.
+        let grants: AccessGrants
     }
 
     /// Between two log lines about failed requests of one connection: a full disk must not fill another with logs.
@@ -62,6 +70,7 @@ final class MWDBSession: SessionDelegate {
             return session.close(
                 .tooManyKeys, CloseCode.messageTooBig.rawValue, "a request has at most \(limit) keys: split it")
         }
+        guard self.isAllowed(request, in: session) else { return }
         switch request {
         case .get(let keys, let id): self.get(keys, id, in: session)
         case .put(let pairs, let id): self.put(pairs, id, in: session)
@@ -77,6 +86,77 @@ final class MWDBSession: SessionDelegate {
         }
         self.answer(failed.type, isDone: false, failed.id, in: session)
     }
+
+    // MARK: Rights
+
+    /// Whether a request may go on: all of it or nothing. One that may not has been answered, before storage knows of it.
+    private func isAllowed(_ request: MWDBRequest, in session: SessionHandler) -> Bool {
+        let grants = session.info.principal.grants
+        switch request {
+        case .get(let keys, let id):
+            guard let key = Self.denied(.read, keys, to: grants) else { return true }
+            self.deny(.read, key, request.type, id, in: session)
+        case .put(let pairs, let id):
+            guard let key = Self.denied(.write, pairs, to: grants) else { return true }
+            self.deny(.write, key, request.type, id, in: session)
+        case .remove(let keys, let id):
+            guard let key = Self.denied(.write, keys, to: grants) else { return true }
+            self.deny(.write, key, request.type, id, in: session)
+        case .prefix(let id):
+            // The original client asks for one whenever it connects, whatever it does then.
+            guard grants.somewhere.isDisjoint(with: [.read, .write]) else { return true }
+            self.deny(.write, nil, request.type, id, in: session)
+        }
+        return false
+    }
+
+    /// The first of `keys` without `right`.
+    private static func denied(_ right: AccessRight, _ keys: MWDBElements, to grants: AccessGrants) -> [UInt8]? {
+        guard !grants.everywhere.contains(right) else { return nil }
+        var denied: [UInt8]?
+        unsafe keys.forEach { key in
+            if denied == nil, unsafe !grants.allows(right, key) { denied = unsafe Array(key) }
+        }
+        return denied
+    }
+
+    private static func denied(_ right: AccessRight, _ pairs: MWDBPairs, to grants: AccessGrants) -> [UInt8]? {
+        guard !grants.everywhere.contains(right) else { return nil }
+        var denied: [UInt8]?
+        unsafe pairs.forEach { key, _ in
+            if denied == nil, unsafe !grants.allows(right, key) { denied = unsafe Array(key) }
+        }
+        return denied
+    }
+
+    /// Answers as failed what has an answer for that. A get has none: an empty value would say that there is nothing, and a client that
+    /// believes it may put over what it cannot see.
+    private func deny(_ right: AccessRight, _ key: [UInt8]?, _ type: MWDBRequestType, _ id: RequestID, in session: SessionHandler) {
+        session.loop.counters.deniedRequests &+= 1
+        session.loop.audit.record(.requestDenied(session.info, DeniedRequest(operation: "\(type)", right: right.rawValue, key: key)))
+        let which = key.map { "over the key '\(PolicyText.escaped($0))'" } ?? "over any key"
+        self.logFailure("denied: \(type) without the right \(right.rawValue) \(which)", in: session)
+        switch type {
+        case .put: self.answer(.put, isDone: false, id, in: session)
+        case .remove: self.answer(.remove, isDone: false, id, in: session)
+        case .get, .prefix:
+            session.loop.counters.failedRequests &+= 1
+            session.close(
+                .requestDenied, session.loop.closeCodes.refused,
+                "request \(id) denied: \(type) without the right \(right.rawValue)\(key == nil ? "" : " over all of its keys")")
+        }
+    }
+
+    /// Gets that wait were judged by rules that are gone.
+    func principalChanged(in session: SessionHandler) {
+        let grants = session.info.principal.grants
+        for get in self.waitingGets {
+            guard let key = Self.denied(.read, get.keys, to: grants) else { continue }
+            return self.deny(.read, key, .get, get.id, in: session)
+        }
+    }
+
+    // MARK: Requests that may
 
     private func get(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
         self.storage.loop.counters.getRequests &+= 1
@@ -297,15 +377,25 @@ final class MWDBSession: SessionDelegate {
     private func answered(in session: SessionHandler) {
         self.hasAnsweredFirst = true
         guard !self.deferredReloads.isEmpty, self.zeroInFlight == 0 else { return }
-        for frames in self.deferredReloads { session.sendShared(frames: frames) }
+        let deferred = self.deferredReloads
         self.deferredReloads = []
         self.deferredReloadBytes = 0
+        let grants = session.info.principal.grants
+        for reload in deferred {
+            // Rules may have changed since.
+            let batch = reload.grants === grants ? reload.batch : reload.batch.visible(to: grants)
+            batch.forEachSlice(without: reload.own) { session.sendShared(frames: $0) }
+        }
     }
 
     // MARK: FORCE_RELOAD
 
-    /// Other clients put something, in one commit: tells the client, at once or as soon as it cannot mistake it for an answer.
-    func reload(_ frames: some Collection<ByteBuffer>, in session: SessionHandler) {
+    /// Clients put something, in one commit: tells this one, at once or as soon as it cannot mistake it for an answer.
+    ///
+    /// - Parameters:
+    ///   - batch: What the client's principal may see of it.
+    ///   - own: Which of its requests are the client's own, which it is not told of.
+    func reload(_ batch: ReloadBatch, without own: [Int], in session: SessionHandler) {
         guard session.isOpen else { return }
         // What it has not taken before these: one large commit is no fault of those that watch.
         let backlog = session.unsentBytes + self.deferredReloadBytes
@@ -316,17 +406,18 @@ final class MWDBSession: SessionDelegate {
             guard self.hasAnsweredFirst else { return }
             return session.closeAsSlowReader("over \(session.loop.limits.maximumUnsentBytes) bytes of changes are not taken")
         }
-        let isNow = self.hasAnsweredFirst && self.zeroInFlight == 0
-        for frames in frames where frames.readableBytes > 0 {
-            if isNow {
+        if self.hasAnsweredFirst && self.zeroInFlight == 0 {
+            batch.forEachSlice(without: own) { frames in
                 session.loop.counters.forceReloadsSent &+= 1
                 session.sendShared(frames: frames)
-            } else {
-                session.loop.counters.forceReloadsDeferred &+= 1
-                self.deferredReloads.append(frames)
-                self.deferredReloadBytes += frames.readableBytes
             }
+            return
         }
+        let byteCount = batch.byteCount(without: own)
+        guard byteCount > 0 else { return }
+        session.loop.counters.forceReloadsDeferred &+= 1
+        self.deferredReloads.append(DeferredReload(batch: batch, own: own, grants: session.info.principal.grants))
+        self.deferredReloadBytes += byteCount
     }
 
     // MARK: Log

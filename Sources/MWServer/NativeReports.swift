@@ -2,6 +2,7 @@ internal import MWPKI
 internal import MWProtocol
 internal import MWStorage
 internal import MWTLS
+internal import NIOCore
 
 // What the server knows, as the native protocol says it.
 
@@ -41,6 +42,14 @@ extension NativeIdentity {
         let info = session.info
         self.principal = info.principal.name
         self.certificate = NativeCertificate(info.principal.certificate, at: now)
+        if let matcher = info.principal.matcher {
+            let place = info.principal.place.map { ", line \($0.line) of the policy" } ?? ""
+            self.rules = ["\(info.principal.name), by \(matcher)\(place)"]
+        }
+        for grant in info.principal.grants.list {
+            let prefixes: [[UInt8]] = if case .prefixes(let prefixes) = grant.keys { prefixes } else { [[]] }
+            for right in grant.rights.list { self.rights += prefixes.map { NativeRight(right.rawValue, prefix: ByteBuffer(bytes: $0)) } }
+        }
         self.isAdministrator = info.principal.isAdministrator
         self.address = info.address
         self.tls = info.tls

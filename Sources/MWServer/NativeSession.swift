@@ -170,6 +170,7 @@ package final class NativeSession: SessionDelegate {
     private func admit(_ kind: NativeRequestKind, in session: SessionHandler) throws(NativeFailure) -> any AdministrationService {
         let principal = session.info.principal
         guard principal.isAdministrator else {
+            session.loop.counters.deniedRequests &+= 1
             session.loop.audit.record(
                 .requestDenied(session.info, DeniedRequest(operation: "\(kind)", right: "administer")))
             throw .permissionDenied(principal, kind)

@@ -8,8 +8,10 @@ internal import Synchronization
 package struct ReloadBatch: Sendable {
     package struct Request: Sendable {
         package let origin: CommitOrigin
-        /// Where its frame is in ``ReloadBatch/bytes``.
+        /// Where its frame is in ``ReloadBatch/bytes``; empty where nothing of it is told.
         package let range: Range<Int>
+        /// Where the keys and values are in it.
+        let pairs: Range<Int>
     }
 
     package private(set) var bytes = ByteBuffer()
@@ -17,43 +19,97 @@ package struct ReloadBatch: Sendable {
 
     package init() {}
 
-    /// The frames of all requests but those in `ranges`, which are in order: as few slices as possible.
-    func frames(without ranges: [Range<Int>]) -> [ByteBuffer] {
-        var frames: [ByteBuffer] = []
-        var start = self.bytes.readerIndex
-        for range in ranges {
-            if start < range.lowerBound, let slice = self.bytes.getSlice(at: start, length: range.lowerBound - start) {
-                frames.append(slice)
-            }
-            start = range.upperBound
+    /// Calls `body` with the frames of all requests but those at `indices`, which are in order: as few slices as possible.
+    func forEachSlice(without indices: [Int], _ body: (ByteBuffer) -> Void) {
+        guard !indices.isEmpty else {
+            if self.bytes.readableBytes > 0 { body(self.bytes) }
+            return
         }
-        let end = self.bytes.writerIndex
-        if start < end, let slice = self.bytes.getSlice(at: start, length: end - start) { frames.append(slice) }
-        return frames
+        var start = self.bytes.readerIndex
+        func slice(to end: Int) {
+            if start < end, let slice = self.bytes.getSlice(at: start, length: end - start) { body(slice) }
+        }
+        for index in indices {
+            slice(to: self.requests[index].range.lowerBound)
+            start = self.requests[index].range.upperBound
+        }
+        slice(to: self.bytes.writerIndex)
     }
+
+    /// The frames' bytes in all.
+    func byteCount(without indices: [Int]) -> Int {
+        indices.reduce(self.bytes.readableBytes) { $0 - self.requests[$1].range.count }
+    }
+
+    // MARK: Making
 
     /// Appends what `request` put; removes have no place in a FORCE_RELOAD, nor have bytes that this protocol cannot say.
     mutating func append(_ request: borrowing CommittedRequest, from origin: CommitOrigin) {
+        let appended = self.appendFrame { buffer in
+            var isEmpty = true
+            unsafe request.forEachChange { key, value in
+                guard let value = unsafe value, unsafe MWDBReply.canSay(key), unsafe MWDBReply.canSay(value) else { return }
+                unsafe Self.write(key, value, isFirst: isEmpty, to: &buffer)
+                isEmpty = false
+            }
+            return !isEmpty
+        }
+        if let (range, pairs) = appended { self.requests.append(Request(origin: origin, range: range, pairs: pairs)) }
+    }
+
+    /// What of it somebody with `grants` may be told: what they could read, or watch, anyway. Requests keep their places.
+    func visible(to grants: AccessGrants) -> ReloadBatch {
+        guard grants.everywhere.isDisjoint(with: [.read, .watch]) else { return self }
+        var batch = ReloadBatch()
+        for request in self.requests {
+            let slice = self.bytes.getSlice(at: request.pairs.lowerBound, length: request.pairs.count)
+            let appended = slice.flatMap { MWDBPairs(bytes: $0) }.flatMap { pairs in
+                batch.appendFrame { buffer in
+                    var isEmpty = true
+                    unsafe pairs.forEach { key, value in
+                        guard unsafe grants.allows(.read, key) || grants.allows(.watch, key) else { return }
+                        unsafe Self.write(key, value, isFirst: isEmpty, to: &buffer)
+                        isEmpty = false
+                    }
+                    return !isEmpty
+                }
+            }
+            let end = batch.bytes.writerIndex
+            let (range, pairs) = appended ?? (end..<end, end..<end)
+            batch.requests.append(Request(origin: request.origin, range: range, pairs: pairs))
+        }
+        return batch
+    }
+
+    /// - Parameter writePairs: Returns whether it wrote any; if not, no frame is appended.
+    /// - Returns: Where the frame and its pairs are.
+    private mutating func appendFrame(_ writePairs: (inout ByteBuffer) -> Bool) -> (frame: Range<Int>, pairs: Range<Int>)? {
         let start = self.bytes.writerIndex
         var machine = WebSocketStateMachine(role: .server)
+        // The header comes before the payload afterwards, so they are counted from the end.
+        var (pairBytes, trailerBytes) = (0, 0)
         do throws(NothingPut) {
             try machine.writeMessage(.binary, to: &self.bytes) { (buffer) throws(NothingPut) in
-                var isEmpty = true
-                unsafe request.forEachChange { key, value in
-                    guard let value = unsafe value, unsafe MWDBReply.canSay(key), unsafe MWDBReply.canSay(value) else { return }
-                    if !isEmpty { buffer.writeInteger(mwdbSeparator) }
-                    isEmpty = false
-                    unsafe buffer.writeBytes(key)
-                    buffer.writeInteger(mwdbSeparator)
-                    unsafe buffer.writeBytes(value)
-                }
-                if isEmpty { throw NothingPut() }
+                let payload = buffer.writerIndex
+                guard writePairs(&buffer) else { throw NothingPut() }
+                pairBytes = buffer.writerIndex - payload
                 MWDBReply.writeForceReloadTrailer(to: &buffer)
+                trailerBytes = buffer.writerIndex - payload - pairBytes
             }
-            self.requests.append(Request(origin: origin, range: start..<self.bytes.writerIndex))
         } catch {
-            // Nothing was appended.
+            return nil
         }
+        let end = self.bytes.writerIndex
+        return (start..<end, end - trailerBytes - pairBytes..<end - trailerBytes)
+    }
+
+    private static func write(
+        _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, isFirst: Bool, to buffer: inout ByteBuffer
+    ) {
+        if !isFirst { buffer.writeInteger(mwdbSeparator) }
+        unsafe buffer.writeBytes(key)
+        buffer.writeInteger(mwdbSeparator)
+        unsafe buffer.writeBytes(value)
     }
 
     private struct NothingPut: Error {}

@@ -253,7 +253,15 @@ final class SecurityDesk: Sendable {
     }
 
     private func announce(_ material: SecurityMaterial, at now: Timestamp) {
-        for warning in material.tls.warnings(at: now) { self.logger.warning("\(warning)") }
+        let policy = material.accessPolicy
+        for warning in material.tls.warnings(at: now) + policy.warnings + policy.warnings(beside: material.tls.trustStore) {
+            self.logger.warning("\(warning)")
+        }
+        if let source = policy.source {
+            self.logger.info("access policy in use", metadata: ["file": "\(source)", "rules": "\(policy.rules.count)"])
+        } else {
+            self.logger.notice("no access policy: every member of the trust store has all rights")
+        }
         if let leaf = material.tls.identity?.leaf { self.metrics.certificateLoaded(notAfter: leaf.notAfter.secondsSince1970) }
     }
 

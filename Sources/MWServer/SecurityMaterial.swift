@@ -7,12 +7,14 @@ struct SecurityMaterial: Sendable {
     let tls: ServerMaterial
     /// Of the files; those of `mwstorage revoke` come on top.
     let refusals: RefusalSet
+    let accessPolicy: AccessPolicy
 }
 
 /// Where ``SecurityMaterial`` is read from, and what of it no server should use.
 struct SecuritySource: Sendable {
     let tls: TLSMaterialSource
     let refusedFiles: [String]
+    let accessPolicy: AccessPolicySource?
     /// What ACME validations are shown, by every set alike.
     let challenges: PendingChallenges
     let addresses: [SocketAddress]
@@ -21,13 +23,14 @@ struct SecuritySource: Sendable {
     init(_ configuration: StorageServerConfiguration, challenges: PendingChallenges, addresses: [SocketAddress]) {
         self.tls = configuration.tls
         self.refusedFiles = configuration.refusedFiles
+        self.accessPolicy = configuration.accessPolicy
         self.challenges = challenges
         self.addresses = addresses
         self.policy = SessionServer.tlsPolicy(configuration.limits)
     }
 
     /// Everything that a load reads.
-    var paths: [String] { self.tls.paths + self.refusedFiles }
+    var paths: [String] { self.tls.paths + self.refusedFiles + (self.accessPolicy?.paths ?? []) }
 
     /// Reads all anew. Blocks: not on an event loop. Throws ``ServerError`` with the first thing that is wrong.
     func load(at now: Timestamp = .now()) throws(ServerError) -> SecurityMaterial {
@@ -42,7 +45,15 @@ struct SecuritySource: Sendable {
             throw Self.rejected(error)
         }
         try StorageServer.check(material, at: now, for: self.addresses)
-        return SecurityMaterial(tls: material, refusals: refusals)
+        return SecurityMaterial(tls: material, refusals: refusals, accessPolicy: try self.loadAccessPolicy())
+    }
+
+    private func loadAccessPolicy() throws(ServerError) -> AccessPolicy {
+        do {
+            return try self.accessPolicy?.load() ?? .none
+        } catch {
+            throw ServerError(.policyRejected, "access policy", "it cannot be used", underlying: error)
+        }
     }
 
     /// A set out of `material` and `more` refusals.
@@ -50,7 +61,7 @@ struct SecuritySource: Sendable {
         do throws(TLSError) {
             let context = try TLSContext(
                 server: material.tls, challenges: self.challenges, policy: self.policy, refusals: material.refusals.union(more))
-            return SecuritySet(generation: generation, context: context)
+            return SecuritySet(generation: generation, context: context, accessPolicy: material.accessPolicy)
         } catch {
             throw Self.rejected(error)
         }

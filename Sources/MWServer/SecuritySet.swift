@@ -8,10 +8,13 @@ package struct SecuritySet: Sendable {
     package let generation: UInt64
     /// Identity, trust store, revocation lists and refusals, as new handshakes get them.
     package let context: TLSContext
+    /// Whose a certificate is, and what that one may do.
+    package let accessPolicy: AccessPolicy
 
-    package init(generation: UInt64 = 1, context: TLSContext) {
+    package init(generation: UInt64 = 1, context: TLSContext, accessPolicy: AccessPolicy) {
         self.generation = generation
         self.context = context
+        self.accessPolicy = accessPolicy
     }
 
     /// Judges a peer as a whole: its chain, its refusals, and who the access policy says it is.
@@ -26,7 +29,11 @@ package struct SecuritySet: Sendable {
 
     /// The part of ``judge(_:)`` that a handshake with this set's context leaves over: whose certificate it is.
     package func admit(_ peer: VerifiedPeer) -> PeerVerdict {
-        let principal = Principal.admit(peer)
+        let principal: Principal
+        switch self.accessPolicy.admit(peer) {
+        case .success(let admitted): principal = admitted
+        case .failure(let refusal): return .refused(PeerRefusal(refusal))
+        }
         if let refusal = self.context.refusals.refusal(of: [], names: [principal.name]) {
             return .refused(
                 PeerRefusal(
@@ -59,6 +66,12 @@ package struct PeerRefusal: Sendable {
         self.remedy = remedy
         self.toldPeer = toldPeer
         self.detail = detail
+    }
+
+    package init(_ refusal: AccessRefusal) {
+        self.init(
+            .notAllowed, check: "policy.\(refusal.reason.rawValue)", toldPeer: "the access policy does not admit this certificate",
+            detail: refusal.what, remedy: refusal.remedy)
     }
 
     /// Of a peer whose ``VerifiedPeer/validUntil`` is over.

@@ -17,6 +17,8 @@ public struct ServerError: Error, Sendable {
         public static let certificateNotYetValid = Code("certificateNotYetValid")
         /// Identity, trust store or revocation lists cannot be used.
         public static let materialRejected = Code("materialRejected")
+        /// The access policy cannot be used.
+        public static let policyRejected = Code("policyRejected")
         /// The store cannot be opened.
         public static let storageUnavailable = Code("storageUnavailable")
         /// An address to listen on has no meaning on this machine.

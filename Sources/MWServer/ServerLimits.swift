@@ -109,7 +109,8 @@ public struct ServerCloseCodes: Sendable, Hashable {
     public var missedPong: UInt16 = 1011
     /// The peer does not take what is sent to it: 1013, try again later.
     public var slowReader: UInt16 = 1013
-    /// The peer's certificate was taken back, has expired or is not allowed any more: 1008, policy violation.
+    /// The peer's certificate was taken back, has expired or is not allowed any more, or it asked for what it has no right to and what has no
+    /// other answer: 1008, policy violation.
     public var refused: UInt16 = 1008
     /// A stored value could not be read: 1011.
     public var storageFailure: UInt16 = 1011

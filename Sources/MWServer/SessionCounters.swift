@@ -34,6 +34,8 @@ package struct SessionCounters: Sendable {
     package var removeRequests: UInt64 = 0
     package var prefixRequests: UInt64 = 0
     package var failedRequests: UInt64 = 0
+    /// Beyond the rights of who asked; each of them failed too.
+    package var deniedRequests: UInt64 = 0
     package var keysRead: UInt64 = 0
     package var forceReloadsSent: UInt64 = 0
     package var forceReloadsDeferred: UInt64 = 0
@@ -58,6 +60,7 @@ struct ServerMetrics: Sendable {
     private let remove = Counter(label: "mwstorage_requests_total", dimensions: [("type", "remove")])
     private let prefix = Counter(label: "mwstorage_requests_total", dimensions: [("type", "prefix")])
     private let failed = Counter(label: "mwstorage_requests_failed_total")
+    private let denied = Counter(label: "mwstorage_requests_denied_total")
     private let keysRead = Counter(label: "mwstorage_keys_read_total")
     private let forceReloads = Counter(label: "mwstorage_force_reloads_total")
     private let forceReloadsDeferred = Counter(label: "mwstorage_force_reloads_deferred_total")
@@ -80,6 +83,7 @@ struct ServerMetrics: Sendable {
         self.remove.add(counters.removeRequests)
         self.prefix.add(counters.prefixRequests)
         self.failed.add(counters.failedRequests)
+        self.denied.add(counters.deniedRequests)
         self.keysRead.add(counters.keysRead)
         self.forceReloads.add(counters.forceReloadsSent)
         self.forceReloadsDeferred.add(counters.forceReloadsDeferred)

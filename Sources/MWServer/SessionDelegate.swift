@@ -88,6 +88,7 @@ package struct SessionEnd: Sendable, Hashable {
         case unsupportedMessage
         case storageFailure
         case answerTooBig
+        case requestDenied
         case tooManyKeys
         case closingTimeout
         case connectionLost

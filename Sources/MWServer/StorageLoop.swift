@@ -139,20 +139,24 @@ package final class StorageLoop: SessionFactory {
 
     /// Tells every client of this loop what others put.
     package func reloadsCommitted(_ batch: ReloadBatch) {
-        var own: [ObjectIdentifier: [Range<Int>]] = [:]
-        for request in batch.requests where request.origin.submitter == self.submitter.identifier {
+        var own: [ObjectIdentifier: [Int]] = [:]
+        for (index, request) in batch.requests.enumerated() where request.origin.submitter == self.submitter.identifier {
             // The commit is announced before its outcomes: the request is still here.
             guard let pending = self.pending[Int(truncatingIfNeeded: request.origin.token)] else { continue }
-            own[ObjectIdentifier(pending.session), default: []].append(request.range)
+            own[ObjectIdentifier(pending.session), default: []].append(index)
         }
+        // Worked out once for each rule of the policy, not for each session.
+        var visible: [ObjectIdentifier: ReloadBatch] = [:]
         self.loop.turn {
             for session in self.loop.sessions {
                 guard let client = session.delegate as? MWDBSession else { continue }
-                if let ranges = own[ObjectIdentifier(session)] {
-                    client.reload(batch.frames(without: ranges), in: session)
-                } else {
-                    client.reload(CollectionOfOne(batch.bytes), in: session)
+                let grants = session.info.principal.grants
+                var seen = batch
+                if grants.everywhere.isDisjoint(with: [.read, .watch]) {
+                    seen = visible[ObjectIdentifier(grants)] ?? batch.visible(to: grants)
+                    visible[ObjectIdentifier(grants)] = seen
                 }
+                client.reload(seen, without: own.isEmpty ? [] : own[ObjectIdentifier(session)] ?? [], in: session)
             }
         }
     }

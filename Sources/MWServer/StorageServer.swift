@@ -383,7 +383,5 @@ public final class StorageServer: Service, Sendable {
             self.logger.warning(
                 "there is no certificate yet: ACME challenges are answered, every other handshake is refused until it is issued")
         }
-        // The access policy has its place in Principal.admit.
-        self.logger.notice("no access policy: every member of the trust store has all rights")
     }
 }

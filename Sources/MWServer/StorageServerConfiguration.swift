@@ -38,6 +38,8 @@ public struct StorageServerConfiguration: Sendable {
     /// Files of refused certificates and identities, one a line: `sha256:HEX`, `serial HEX [issuer NAME]` or `identity NAME`. Loaded with
     /// ``tls``.
     public var refusedFiles: [String] = []
+    /// Who may do what; loaded with ``tls``. `nil`: everybody whom the trust store accepts has all rights, and the log says so.
+    public var accessPolicy: AccessPolicySource?
     /// When the set of certificates, trust, revocation lists, refusals and policy is loaded again.
     public var reloading = ReloadPolicy()
     /// What keeps the data, such as `.rocksDB` of MWRocksDB.

@@ -65,7 +65,7 @@ package struct ClientOpeningHandshake: Sendable {
     private func refused(_ status: Int, _ headers: [HeaderField], _ body: String) -> WebSocketError {
         let remedy: String? =
             switch status {
-            case 401, 403: "check that this certificate may connect"
+            case 401, 403: "have the server's operator let a rule of its access policy match this certificate"
             case 404: "check the path of the URL"
             case 300..<400: "redirections are not followed; use the final URL"
             case 426: "the server wants another version of WebSocket"

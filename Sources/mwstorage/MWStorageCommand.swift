@@ -22,7 +22,7 @@ struct MWStorageCommand: AsyncParsableCommand {
             SessionsCommand.self,
             RejectionsCommand.self, ReloadCommand.self, RevokeCommand.self, AuthorityCommand.self, BenchmarkCommand.self,
             ProvisionCommand.self,
-            KeystoreCommand.self, CertificateCommand.self,
+            KeystoreCommand.self, CertificateCommand.self, PolicyCommand.self,
             ConfigCommand.self, ContextCommand.self, VersionCommand.self,
         ])
 

@@ -139,7 +139,8 @@ import Testing
         let authority = try TestAuthority()
         let pair = try authority.materialPair()
         let server = try await SessionServer(
-            options, security: CurrentSecurity(SecuritySet(context: try TLSContext(server: pair.server))), eventLoops: 1,
+            options, security: CurrentSecurity(SecuritySet(context: try TLSContext(server: pair.server), accessPolicy: .none)),
+            eventLoops: 1,
             logger: LogRecorder().logger
         ) { _ in EchoFactory() }
         let address = try #require(try await server.listen(on: [ListenAddress(host: "127.0.0.1", port: 0)]).first)

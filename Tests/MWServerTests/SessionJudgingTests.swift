@@ -54,11 +54,11 @@ import Testing
         let client = try harness.connect(delegate)
         let other = try VerifiedPeers.peer("bob")
         try client.send("before")
-        let outcome = harness.judge(client, .admitted(other, Principal.admit(other)))
+        let outcome = harness.judge(client, .admitted(other, try AccessPolicy.none.admit(other).get()))
         try client.send("after")
         #expect(delegate.names == ["alice", "changed to bob", "bob"])
         #expect(outcome == JudgingOutcome(judged: 1, closed: 0, changed: 1))
-        #expect(harness.judge(client, .admitted(other, Principal.admit(other)), generation: 3).changed == 0)
+        #expect(harness.judge(client, .admitted(other, try AccessPolicy.none.admit(other).get()), generation: 3).changed == 0)
         try client.sendBytes(ByteBuffer())
         harness.loop.abort("over")
         harness.eventLoop.run()
@@ -70,7 +70,7 @@ import Testing
         let client = try harness.connect(EchoDelegate())
         let other = try VerifiedPeers.peer("bob")
         #expect(harness.judge(client, .admitted(harness.peer, harness.principal), generation: 9).judged == 1)
-        #expect(harness.judge(client, .admitted(other, Principal.admit(other)), generation: 8) == JudgingOutcome())
+        #expect(harness.judge(client, .admitted(other, try AccessPolicy.none.admit(other).get()), generation: 8) == JudgingOutcome())
         #expect(harness.judge(client, .refused(self.refusal), generation: 8) == JudgingOutcome())
         #expect(client.session.info.principal.name == "alice" && client.session.isOpen)
     }
@@ -134,6 +134,6 @@ extension SessionHarness {
     }
 
     fileprivate func securitySet(generation: UInt64) throws -> SecuritySet {
-        SecuritySet(generation: generation, context: try TLSContext(server: TestAuthority().materialPair().server))
+        SecuritySet(generation: generation, context: try TLSContext(server: TestAuthority().materialPair().server), accessPolicy: .none)
     }
 }

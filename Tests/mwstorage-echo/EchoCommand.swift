@@ -72,7 +72,9 @@ struct Serve: AsyncParsableCommand {
         logger.logLevel = verbose ? .debug : .error
 
         let server = try await SessionServer(
-            options, security: CurrentSecurity(SecuritySet(context: try TLSContext(server: material.load(), policy: material.policy()))),
+            options,
+            security: CurrentSecurity(
+                SecuritySet(context: try TLSContext(server: material.load(), policy: material.policy()), accessPolicy: .none)),
             eventLoops: loops, logger: logger
         ) { _ in EchoFactory() }
         let addresses = try await server.listen(on: [ListenAddress(host: "127.0.0.1", port: port)])

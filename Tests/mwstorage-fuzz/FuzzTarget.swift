@@ -11,6 +11,7 @@ enum FuzzTarget: String, CaseIterable {
     case native
     case jks
     case pkcs12
+    case policy
 
     /// Runs one input. A broken promise is a trap, which the driver reports with the input.
     func run(_ input: [UInt8]) {
@@ -20,6 +21,7 @@ enum FuzzTarget: String, CaseIterable {
         case .native: NativeFuzz.run(input)
         case .jks: KeystoreFuzz.runJKS(input)
         case .pkcs12: KeystoreFuzz.runPKCS12(input)
+        case .policy: PolicyFuzz.run(input)
         }
     }
 }

@@ -141,7 +141,7 @@ enum Answer: Sendable {
             guard isDone else {
                 throw ClientError(
                     .refused, subject: "\(type)", what: "the server could not store it, and stored nothing of it",
-                    remedy: "see the server's log; its disk may be full or read-only")
+                    remedy: "see the server's log: its disk may be full or read-only, or its access policy may not let us write these keys")
             }
             self = .done
         case (.prefix(let number, _), .prefix):

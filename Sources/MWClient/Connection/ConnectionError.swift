@@ -51,7 +51,8 @@ struct ConnectionError: Error {
             case 1002, 1003, 1007, 1009, 1010: .protocolMismatch
             default: .unreachable
             }
-        self.init(kind, ClientError(errorCode, subject: "server", what: "closed the connection", found: said))
+        let remedy = errorCode == .forbidden ? "ask the server's operator for the right; its access policy says who has which" : nil
+        self.init(kind, ClientError(errorCode, subject: "server", what: "closed the connection", found: said, remedy: remedy))
     }
 
     /// Whatever the channel reported.

@@ -3,6 +3,7 @@ import Glibc
 import Logging
 import MWLevelDB
 import MWPKI
+import MWPolicyFile
 import MWRocksDB
 import MWServer
 import MWStorage
@@ -15,7 +16,7 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
         discussion: """
             Says on standard output where it listens, one line for each address, once it does; its log goes to standard error. SIGTERM and \
             SIGINT drain: nothing new is accepted, what runs is answered, every connection is closed with 1001; the exit code is 0 then. A \
-            second signal ends at once. SIGHUP loads certificates, keys, trust, revocation lists and refusals anew, all or nothing; open \
+            second signal ends at once. SIGHUP loads certificates, keys, trust, revocation lists, refusals and the access policy anew, all or nothing; open \
             connections that the new set refuses are closed with 1008. Changed files are loaded by themselves.
 
             With --acme the server gets and renews its certificate itself. Without one yet, it listens, answers the CA, and refuses clients \
@@ -36,7 +37,7 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
         let server = StorageServer(configuration: serverConfiguration, logger: logger)
         if options.check {
             do { try server.check() } catch { throw CommandFailure(error).ofConfiguration }
-            Output.note("good: configuration, addresses and certificates")
+            Output.note("good: configuration, addresses, certificates and access policy")
             return
         }
         raiseDescriptorLimit(logger, for: serverConfiguration.limits.maximumConnections)
@@ -183,6 +184,12 @@ struct ServeOptions: ParsableArguments {
             valueName: "file"))
     var refused: [String] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "YAML file of the access policy: who may do what (default: whom we trust has all rights); see: mwstorage policy check.",
+            valueName: "file"))
+    var policy: String?
+
     @Option(help: ArgumentHelp("How long SIGTERM waits for what runs (default: 10s).", valueName: "span"))
     var drainTimeout: TimeSpan?
 
@@ -226,7 +233,7 @@ struct ServeOptions: ParsableArguments {
     @Option(help: ArgumentHelp("text (default) or json.", valueName: "form"))
     var logFormat: String?
 
-    @Flag(help: "Only check configuration, addresses and certificates; the exit code is 78 if something is wrong.")
+    @Flag(help: "Only check configuration, addresses, certificates and access policy; the exit code is 78 if something is wrong.")
     var check = false
 
     func flags(_ passphrase: PassphraseOptions) -> [Setting: [String]] {
@@ -235,7 +242,7 @@ struct ServeOptions: ParsableArguments {
             (.serveData, data), (.serveEngine, engine), (.serveDurability, durability), (.serveEventLoops, eventLoops.map { "\($0)" }),
             (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
             (.serveTrust, trust), (.serveTrustPassphraseFile, trustPassphraseFile), (.servePassphraseFile, passphrase.passphraseFile),
-            (.serveCRLGrace, crlGrace?.description), (.serveDrainTimeout, drainTimeout?.description),
+            (.serveCRLGrace, crlGrace?.description), (.servePolicy, policy), (.serveDrainTimeout, drainTimeout?.description),
             (.serveMaximumConnections, maximumConnections.map { "\($0)" }),
             (.serveMaximumConnectionsPerCertificate, maximumConnectionsPerCertificate.map { "\($0)" }),
             (.serveMaximumConnectionsPerPrincipal, maximumConnectionsPerPrincipal.map { "\($0)" }),
@@ -261,6 +268,7 @@ extension StorageServerConfiguration {
         let engine = try settings.value(.serveEngine, expected: "rocksdb or leveldb") { StorageEngineFactory(named: $0) }
         self.init(tls: material.source, engine: engine ?? .rocksDB, dataDirectory: try settings.required(.serveData))
         refusedFiles = try settings.strings(.serveRefused)
+        accessPolicy = try settings.string(.servePolicy).map { .file($0) }
         addresses = try settings.values(.serveListen, expected: "HOST:PORT; an IPv6 address in brackets") { HostAndPort(argument: $0) }
             .map { ListenAddress(host: $0.host, port: $0.port) }
         if let value = try settings.value(.serveDurability, expected: "sync or os", { Durability(rawValue: $0) }) { durability = value }

@@ -55,6 +55,8 @@ extension Setting {
         name: "serve.crl-grace", summary: "how long a revocation list is believed after its successor was due", fallback: "0s")
     static let serveRefused = Setting(
         name: "serve.refused", summary: "files of refused certificates and identities, one a line", isList: true)
+    static let servePolicy = Setting(
+        name: "serve.policy", summary: "YAML file of the access policy: who may do what (default: whom we trust has all rights)")
     static let serveKeystore = Setting(
         name: "serve.keystore", summary: "PKCS#12 or JKS file of the server's identity, in place of certificate and key")
     static let serveKeystoreAlias = Setting(name: "serve.keystore-alias", summary: "which entry of the server's keystore")
@@ -91,7 +93,7 @@ extension Setting {
             timeout, logLevel,
             logFormat,
             serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
-            serveCRLGrace, serveRefused, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile,
+            serveCRLGrace, serveRefused, servePolicy, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile,
             serveDrainTimeout,
             serveMaximumConnections,
             serveMaximumConnectionsPerCertificate, serveMaximumConnectionsPerPrincipal, serveHandshakeRate, serveHandshakeRatePerAddress,

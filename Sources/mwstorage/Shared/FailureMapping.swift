@@ -17,6 +17,7 @@ extension CommandFailure {
         case let error as PKIError: self.init(error)
         case let error as ClientError: self.init(error)
         case let error as ServerError: self.init(error)
+        case let error as AccessPolicyError: self.init(error)
         case let error as KeystoreError: self.init(error)
         case let error as TLSError: self.init(error)
         case let error as ACMEError: self.init(error)
@@ -126,6 +127,16 @@ extension CommandFailure {
         self.init(
             status, "\(error.subject): \(error.what)", why: error.underlying.map { "\($0)" }, remedy: error.remedy,
             code: "server.\(error.code)")
+    }
+
+    private init(_ error: AccessPolicyError) {
+        let fault = error.faults.first
+        let more = error.faults.count > 1 ? "; and \(error.faults.count - 1) more: mwstorage policy check \(error.source)" : ""
+        self.init(
+            .configurationInvalid, "the access policy \(error.source) cannot be used",
+            why: fault.map { fault in
+                (fault.line.map { "line \($0), column \(fault.column ?? 1): " } ?? "") + fault.what + more
+            }, remedy: fault?.remedy, code: "policy.invalid")
     }
 
     private init(_ error: KeystoreError) {

@@ -115,8 +115,7 @@ struct Material: Sendable {
         // A directory of PEM files: an authority is added, and taken away, as a file.
         let files = try MaterialPath.files(of: trust, suffixes: MaterialPath.certificateSuffixes)
         let bytes = try files == [trust] ? LocalFile.contents(trust) : files.flatMap { try LocalFile.contents($0) + [UInt8(ascii: "\n")] }
-        // DER (PKCS#12) begins with a SEQUENCE, JKS with FEEDFEED.
-        guard files == [trust], bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) else {
+        guard files == [trust], Self.isKeystore(bytes) else {
             return try TrustStore.pem(bytes, revocationLists: lists, revocationGraceSeconds: revocationGraceSeconds, source: trust)
         }
         let own = try trustPassphraseFile.map { try Passphrase.file($0) }
@@ -140,6 +139,17 @@ struct Material: Sendable {
         let span = try settings.value(setting, expected: "a span of time: 30m, 24h") { TimeSpan(argument: $0) }
         return span?.duration.components.seconds ?? 0
     }
+
+    /// The name that the trust store at `path` has for this very certificate; only keystores have names.
+    static func alias(of certificate: Certificate, inTrustStore path: String, passphrase: () throws -> Passphrase?) throws -> String? {
+        guard try MaterialPath.files(of: path, suffixes: MaterialPath.certificateSuffixes) == [path] else { return nil }
+        let bytes = try LocalFile.contents(path)
+        guard isKeystore(bytes) else { return nil }
+        return try Keystore(bytes: bytes, source: path, passphrase: passphrase()).trustStore().alias(of: certificate)
+    }
+
+    /// DER (PKCS#12) begins with a SEQUENCE, JKS with FEEDFEED.
+    private static func isKeystore(_ bytes: [UInt8]) -> Bool { bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) }
 
     private static func rank(_ origin: Settings.Origin, in settings: Settings) -> Int {
         if case .environment = origin { return 1 }

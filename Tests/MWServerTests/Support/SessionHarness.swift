@@ -21,15 +21,16 @@ final class SessionHarness {
 
     init(limits: ServerLimits = ServerLimits(), closeCodes: ServerCloseCodes = .init()) throws {
         self.peer = try VerifiedPeers.peer("alice")
-        self.principal = Principal.admit(self.peer)
+        self.principal = try AccessPolicy.none.admit(self.peer).get()
         self.loop = SessionLoop(
             eventLoop: self.eventLoop, limits: limits, closeCodes: closeCodes, census: ConnectionCensus(limits), logger: self.log.logger)
     }
 
-    func connect(_ delegate: any SessionDelegate) throws -> HarnessClient {
-        _ = self.loop.census.enter(self.principal.fingerprint, principal: self.principal.name)
+    func connect(_ delegate: any SessionDelegate, as principal: Principal? = nil) throws -> HarnessClient {
+        let principal = principal ?? self.principal
+        _ = self.loop.census.enter(principal.fingerprint, principal: principal.name)
         let info = SessionInfo(
-            connectionID: self.loop.makeConnectionID(), principal: self.principal, address: "192.0.2.1:4711", subprotocol: nil, tls: "none")
+            connectionID: self.loop.makeConnectionID(), principal: principal, address: "192.0.2.1:4711", subprotocol: nil, tls: "none")
         let session = SessionHandler(info, peer: self.peer, generation: 1, on: self.loop, delegate: delegate)
         let channel = EmbeddedChannel(loop: self.eventLoop)
         try channel.connect(to: SocketAddress(ipAddress: "192.0.2.1", port: 4711)).wait()
@@ -221,9 +222,9 @@ final class StorageHarness {
         removeDirectory(self.directory)
     }
 
-    func connect() throws -> HarnessClient {
-        let info = SessionInfo(connectionID: 0, principal: self.sessions.principal, address: "", subprotocol: nil, tls: "")
-        return try self.sessions.connect(self.loop.makeDelegate(for: info))
+    func connect(as principal: Principal? = nil) throws -> HarnessClient {
+        let info = SessionInfo(connectionID: 0, principal: principal ?? self.sessions.principal, address: "", subprotocol: nil, tls: "")
+        return try self.sessions.connect(self.loop.makeDelegate(for: info), as: principal)
     }
 
     /// What a program that embeds the server puts; waits until it is stored.

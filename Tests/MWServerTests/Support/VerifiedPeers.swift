@@ -29,5 +29,11 @@ enum VerifiedPeers {
         return try self.verify(try authority.issueClient(name: name), by: authority)
     }
 
-    static func principal(_ name: String) throws -> Principal { Principal.admit(try self.peer(name)) }
+    /// - Parameter grants: What a policy gives; all rights, without a policy, if nil.
+    static func principal(_ name: String, _ grants: [AccessGrant]? = nil) throws -> Principal {
+        let peer = try self.peer(name)
+        guard let grants else { return try AccessPolicy.none.admit(peer).get() }
+        let rule = AccessRule(name: name, matchers: [.commonName(name)], grants: AccessGrants(grants))
+        return try AccessPolicy(rules: [rule], source: "test").admit(peer).get()
+    }
 }
