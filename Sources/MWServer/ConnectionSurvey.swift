@@ -21,7 +21,8 @@ struct ConnectionSurvey: Sendable {
     static let dayClasses: [Int64] = [0, 1, 7, 30, 90, 365]
 
     private(set) var tls = Tally()
-    private(set) var certificates: [CertificateFingerprint: Int] = [:]
+    private var certificates: [CertificateFingerprint: Int] = [:]
+    private var principals: [String: Int] = [:]
     private(set) var mostOpenings = 0
     private(set) var mostRequestsInFlight = 0
     private(set) var mostUnsentBytes = 0
@@ -42,6 +43,7 @@ struct ConnectionSurvey: Sendable {
             self.tls.count(session.info.tls)
             self.subprotocols.count(session.info.subprotocol ?? "mwdb")
             self.certificates[session.info.principal.fingerprint, default: 0] += 1
+            self.principals[session.info.principal.name, default: 0] += 1
             self.requestsInFlight += session.requestsInFlight
             self.mostRequestsInFlight = max(self.mostRequestsInFlight, session.requestsInFlight)
             self.mostUnsentBytes = max(self.mostUnsentBytes, session.unsentBytes)
@@ -60,8 +62,12 @@ struct ConnectionSurvey: Sendable {
         self.tls.add(other.tls)
         self.subprotocols.add(other.subprotocols)
         self.certificates.merge(other.certificates, uniquingKeysWith: +)
+        self.principals.merge(other.principals, uniquingKeysWith: +)
         for index in self.daysLeft.indices { self.daysLeft[index] += other.daysLeft[index] }
     }
+
+    var mostOfOneCertificate: Int { self.certificates.values.max() ?? 0 }
+    var mostOfOnePrincipal: Int { self.principals.values.max() ?? 0 }
 
     var report: NativeConnectionState {
         var state = NativeConnectionState()

@@ -14,7 +14,7 @@ internal import Synchronization
 
 /// A listener for WebSocket over mutual TLS, whatever its sessions say: ``StorageServer`` and the echo executable are one of these each.
 ///
-/// Call order: ``init(_:security:eventLoops:logger:publish:makeFactory:)``, ``listen(on:)``, any number of ``judgeSessions(by:)``, then
+/// Call order: ``init(_:security:eventLoops:audit:logger:publish:makeFactory:)``, ``listen(on:)``, any number of ``judgeSessions(by:)``, then
 /// ``stop(_:code:reason:within:)`` and ``shutdown()``.
 package final class SessionServer: Sendable {
     package struct Options: Sendable {

@@ -126,6 +126,7 @@ extension StorageServer: AdministrationService {
         status.trustAnchors = context.trustStore.anchors.map { NativeCertificate($0.certificate, at: now) }
         status.revocationLists = context.trustStore.revocationLists.map { NativeRevocationList($0, at: now) }
         status.connections = census.report
+        status.connections.isAcceptingPaused = running.sessions.isAcceptingPaused
         status.limits = self.limits(running, census)
         status.reload = NativeReloadState(security)
         if !security.changedPaths.isEmpty { await self.addWhatIsOnDisk(to: &status.reload) }
@@ -169,7 +170,7 @@ extension StorageServer: AdministrationService {
             NativeLimit("maximumConnections", Int64(limits.maximumConnections), "connections", used: Int64(running.sessions.census.total)),
             NativeLimit(
                 "maximumConnectionsPerCertificate", Int64(limits.maximumConnectionsPerCertificate), "connections",
-                used: Int64(census.certificates.values.max() ?? 0)),
+                used: Int64(census.mostOfOneCertificate)),
             NativeLimit(
                 "maximumOpenings", Int64(limits.maximumOpenings), "connections of one event loop", used: Int64(census.mostOpenings)),
             NativeLimit(
@@ -182,6 +183,11 @@ extension StorageServer: AdministrationService {
             NativeLimit("maximumPendingBytes", Int64(storage.limits.maximumPendingBytes), "bytes", used: Int64(storage.pending.bytes)),
             NativeLimit("maximumMessageBytes", Int64(limits.maximumMessageBytes), "bytes"),
             NativeLimit("maximumKeysPerRequest", Int64(limits.maximumKeysPerRequest), "keys"),
+            NativeLimit("maximumHandshakesPerSecond", Int64(limits.maximumHandshakesPerSecond), "handshakes"),
+            NativeLimit("maximumHandshakeBurst", Int64(limits.maximumHandshakeBurst), "handshakes"),
+            NativeLimit("maximumHandshakesPerSecondAndAddress", Int64(limits.maximumHandshakesPerSecondAndAddress), "handshakes"),
+            NativeLimit("maximumHandshakeBurstOfAddress", Int64(limits.maximumHandshakeBurstOfAddress), "handshakes"),
+            NativeLimit("descriptorReserve", Int64(limits.descriptorReserve), "descriptors"),
             milliseconds("openingTimeout", limits.openingTimeout), milliseconds("pingInterval", limits.pingInterval),
             milliseconds("pongTimeout", limits.pongTimeout), milliseconds("closingTimeout", limits.closingTimeout),
             milliseconds("unsentTimeout", limits.unsentTimeout),

@@ -83,8 +83,13 @@ import Testing
     func allWell() async throws {
         let server = try await FakeServer.start()
         async let report = self.examine(server)
-        // The first connection only looks for the 101; the second reads.
+        // The first connection only looks for the 101; the second asks who we are; the third reads.
         _ = await server.connections.next()
+        let native = try #require(await server.connections.next())
+        let whoami = try #require(await native.frames.next())
+        var identity = NativeIdentity()
+        identity.principal = "alice"
+        native.reply { [identity] in NativeFrame.write(reply: identity, to: .whoami, id: whoami.id, to: &$0) }
         let connection = try #require(await server.connections.next())
         let request = try #require(await connection.requests.next())
         #expect(request.type == .get)
@@ -92,6 +97,23 @@ import Testing
         let findings = try await report.findings
         #expect(findings.map(\.check) == Check.allCases)
         #expect(findings.allSatisfy { $0.verdict == .ok }, "\(findings.filter { $0.verdict != .ok })")
+        #expect(findings.first { $0.check == .seen }?.evidence.contains { $0.contains("alice") } == true)
+        #expect(try await report.firstCause == nil)
+        try await server.stop()
+    }
+
+    @Test("a server that does not speak the native protocol cannot say whom it sees, and that is no fault")
+    func notNative() async throws {
+        let server = try await FakeServer.start(Array(repeating: .upgradeWithoutSubprotocol, count: 4))
+        async let report = self.examine(server)
+        while let connection = await server.connections.next() {
+            guard let request = await connection.requests.next() else { continue }
+            connection.reply(values: [""], to: request)
+            break
+        }
+        let findings = try await report.findings
+        #expect(findings.filter { $0.verdict != .ok }.map(\.check) == [.seen])
+        #expect(findings.first { $0.check == .seen }?.verdict == .skipped)
         #expect(try await report.firstCause == nil)
         try await server.stop()
     }
@@ -118,7 +140,7 @@ import Testing
         let report = try await self.examine(server, trusting: TestAuthority(name: "Another CA"))
         let cause = try #require(report.firstCause)
         #expect(cause.check == .serverTrust && cause.evidence.contains { $0.contains("sha256:") }, "\(cause.evidence)")
-        #expect(report.findings.filter { $0.verdict == .skipped }.map(\.check) == [.issuers, .welcome, .protocol])
+        #expect(report.findings.filter { $0.verdict == .skipped }.map(\.check) == [.issuers, .welcome, .seen, .protocol])
         try await server.stop()
     }
 
@@ -148,6 +170,6 @@ import Testing
         try await server.stop()
         let report = await Doctor(configuration: configuration, sources: [], logger: quiet).examine(configuration.endpoints[0])
         #expect(report.firstCause?.check == .tcp)
-        #expect(report.findings.suffix(5).allSatisfy { $0.verdict == .skipped })
+        #expect(report.findings.suffix(6).allSatisfy { $0.verdict == .skipped })
     }
 }

@@ -29,8 +29,11 @@ final class Mailbox<Element: Sendable>: Sendable {
 final class FakeServer: Sendable {
     /// What becomes of a connection before it is a WebSocket.
     enum Opening: Sendable {
+        /// To the protocol that is asked for.
         case upgrade
-        /// The same, and a FORCE_RELOAD with these data in the same write.
+        /// To mwDB's, whatever is asked for.
+        case upgradeWithoutSubprotocol
+        /// The same as ``upgrade``, and a FORCE_RELOAD with these data in the same write.
         case upgradeWithReload(String)
         /// Answers the opening handshake with these bytes, then closes.
         case answer(String)
@@ -130,6 +133,8 @@ final class FakeServer: Sendable {
 final class FakeConnection: Sendable {
     /// What the client asked, in order; ends with the connection.
     let requests = Mailbox<MWDBRequest>()
+    /// The native protocol's frames, in order; ends with the connection.
+    let frames = Mailbox<NativeFrame>()
     /// The close frame of the client's, or its absence, once the connection has ended.
     let ended = Mailbox<CloseCode?>()
     private let channel: any Channel
@@ -193,6 +198,7 @@ private final class FakeServerHandler: ChannelInboundHandler {
     private let opening: FakeServer.Opening
     private weak var server: FakeServer?
     private var head = ""
+    private var isNative = false
     private var machine = WebSocketStateMachine(role: .server)
     private var connection: FakeConnection?
     private var context: ChannelHandlerContext?
@@ -218,7 +224,11 @@ private final class FakeServerHandler: ChannelInboundHandler {
         while let event = self.machine.nextEvent(outbound: &outbound) {
             switch event {
             case .message(_, let message):
-                if let request = try? MWDBRequest(message: message) { connection.requests.put(request) }
+                if self.isNative {
+                    for frame in (try? NativeFrame.all(in: message)) ?? [] { connection.frames.put(frame) }
+                } else if let request = try? MWDBRequest(message: message) {
+                    connection.requests.put(request)
+                }
             case .closeReceived(let code, _):
                 self.closeCode = code
             case .violation, .ping, .pong: break
@@ -232,6 +242,7 @@ private final class FakeServerHandler: ChannelInboundHandler {
 
     func channelInactive(context: ChannelHandlerContext) {
         self.connection?.requests.finish()
+        self.connection?.frames.finish()
         self.connection?.ended.put(self.closeCode)
         context.fireChannelInactive()
     }
@@ -253,11 +264,16 @@ private final class FakeServerHandler: ChannelInboundHandler {
 
     private func open(_ context: ChannelHandlerContext) {
         switch self.opening {
-        case .upgrade, .upgradeWithReload, .cutBeforeTLS:
+        case .upgrade, .upgradeWithoutSubprotocol, .upgradeWithReload, .cutBeforeTLS:
             let key = self.head.split(separator: "\r\n").first { $0.hasPrefix("Sec-WebSocket-Key: ") }?.dropFirst(19) ?? ""
             let accept = OpeningHandshake.accept(forKey: String(key))
-            let answer =
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: \(accept)\r\n\r\n"
+            var answer =
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: \(accept)\r\n"
+            if case .upgrade = self.opening {
+                self.isNative = self.head.contains("\r\nSec-WebSocket-Protocol: \(nativeSubprotocol)\r\n")
+            }
+            if self.isNative { answer += "Sec-WebSocket-Protocol: \(nativeSubprotocol)\r\n" }
+            answer += "\r\n"
             let connection = FakeConnection(channel: context.channel, handler: self)
             self.connection = connection
             var welcome = ByteBuffer(string: answer)

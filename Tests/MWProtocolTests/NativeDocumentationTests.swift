@@ -61,7 +61,9 @@ import Testing
         var copy = record
         try copy.visit(&visitor)
         let section = try #require(Self.section(title), "no section \(title)")
-        let table = section.split(separator: "\n", omittingEmptySubsequences: false).drop { !$0.hasPrefix("| tag |") }.dropFirst(2).prefix { $0.hasPrefix("|") }
+        let table = section.split(separator: "\n", omittingEmptySubsequences: false).drop { !$0.hasPrefix("| tag |") }.dropFirst(2).prefix {
+            $0.hasPrefix("|")
+        }
         #expect(table.map(String.init) == visitor.rows, "\(title)")
     }
 

@@ -23,9 +23,11 @@ struct OpeningExchange: Sendable {
             let selected = try handshake.validate(
                 status: Int(response.status.code), headers: response.headers.map { ($0.name, $0.value) }, body: String(buffer: body))
             guard selected != nil || handshake.subprotocols.isEmpty else {
-                throw ClientError(
-                    .protocolMismatch, subject: "server", what: "selected none of the subprotocols that we asked for",
-                    expected: handshake.subprotocols.joined(separator: ", "), remedy: "use a server that speaks it")
+                throw ConnectionError(
+                    .openingHandshake,
+                    ClientError(
+                        .protocolMismatch, subject: "server", what: "selected none of the subprotocols that we asked for",
+                        expected: handshake.subprotocols.joined(separator: ", "), remedy: "use a server that speaks it"))
             }
         }
     }

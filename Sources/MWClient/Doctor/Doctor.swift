@@ -39,11 +39,12 @@ package struct Doctor: Sendable {
             findings.append(Finding(.tcp, .skipped, ["there is no address"]))
         }
         if !isReachable {
-            findings += Self.skipped([.tls, .serverTrust, .issuers, .welcome, .protocol], "the server cannot be reached")
+            findings += Self.skipped([.tls, .serverTrust, .issuers, .welcome, .seen, .protocol], "the server cannot be reached")
         } else if case .success(let material) = material {
             findings += await self.connect(endpoint, material)
         } else {
-            findings += Self.skipped([.tls, .serverTrust, .issuers, .welcome, .protocol], "our own identity or trust cannot be loaded")
+            findings += Self.skipped(
+                [.tls, .serverTrust, .issuers, .welcome, .seen, .protocol], "our own identity or trust cannot be loaded")
         }
         return DoctorReport(endpoint: "\(endpoint)", findings: findings)
     }
@@ -106,10 +107,11 @@ package struct Doctor: Sendable {
         ]
         if let error = outcome.error {
             findings.append(Self.finding(.welcome, error))
-            findings += Self.skipped([.protocol], "the server did not let us in")
+            findings += Self.skipped([.seen, .protocol], "the server did not let us in")
             return findings
         }
         findings.append(Finding(.welcome, .ok, ["the server answered 101"]))
+        findings.append(await self.askWhoWeAre(endpoint))
         findings.append(await self.ask(endpoint))
         return findings
     }
@@ -138,15 +140,15 @@ package struct Doctor: Sendable {
         guard let error else { return [] }
         if error.code == .serverNotTrusted {
             let tls = Finding(.tls, .ok, ["the server speaks TLS"])
-            return [tls, Self.finding(.serverTrust, error)] + Self.skipped([.issuers, .welcome, .protocol], "we refuse the server")
+            return [tls, Self.finding(.serverTrust, error)] + Self.skipped([.issuers, .welcome, .seen, .protocol], "we refuse the server")
         }
         if error.code == .unauthenticated {
             // TLS 1.2: the server's verdict is part of the handshake.
             return [Finding(.tls, .ok, ["the server speaks TLS"])]
                 + Self.skipped([.serverTrust, .issuers], "the server ended the handshake") + [Self.finding(.welcome, error)]
-                + Self.skipped([.protocol], "the server did not let us in")
+                + Self.skipped([.seen, .protocol], "the server did not let us in")
         }
-        return [Self.finding(.tls, error)] + Self.skipped([.serverTrust, .issuers, .welcome, .protocol], "TLS failed")
+        return [Self.finding(.tls, error)] + Self.skipped([.serverTrust, .issuers, .welcome, .seen, .protocol], "TLS failed")
     }
 
     private static func finding(_ check: DoctorReport.Check, _ error: ClientError) -> Finding {
@@ -186,11 +188,37 @@ package struct Doctor: Sendable {
         return Finding(.issuers, .ok, evidence)
     }
 
-    /// A read that changes nothing.
-    private func ask(_ endpoint: Endpoint) async -> Finding {
+    private func configuration(for endpoint: Endpoint) -> StorageClientConfiguration {
         var configuration = self.configuration
         configuration.endpoints = [endpoint]
         configuration.reconnection.maximumFailedRounds = 1
+        return configuration
+    }
+
+    /// What the server sees of us, if it speaks the protocol in which it can say so.
+    private func askWhoWeAre(_ endpoint: Endpoint) async -> Finding {
+        do {
+            let identity = try await AdministrationClient.with(self.configuration(for: endpoint), logger: self.logger) { client in
+                try await client.ask(NativeWhoAmI())
+            }
+            let rights = identity.rights.isEmpty ? "none" : identity.rights.map { VisibleText.escape($0.text) }.joined(separator: ", ")
+            return Finding(
+                .seen, .ok,
+                [
+                    "principal \(VisibleText.escape(identity.principal))",
+                    "certificate \(VisibleText.escape(identity.certificate.fingerprint))",
+                ]
+                    + identity.rules.map { "matched by \(VisibleText.escape($0))" } + ["rights: \(rights)"])
+        } catch let error as ClientError where error.code == .protocolMismatch {
+            return Finding(.seen, .skipped, ["the server does not speak \(nativeSubprotocol), in which it could say so"])
+        } catch {
+            return Self.finding(.seen, error as? ClientError ?? ClientError(.protocolMismatch, subject: "whoami", what: "\(error)"))
+        }
+    }
+
+    /// A read that changes nothing.
+    private func ask(_ endpoint: Endpoint) async -> Finding {
+        let configuration = self.configuration(for: endpoint)
         let start = NIODeadline.now()
         do {
             try await withStorageClient(configuration, logger: self.logger) { client in

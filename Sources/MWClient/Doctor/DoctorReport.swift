@@ -16,6 +16,7 @@ package struct DoctorReport: Sendable, Equatable {
         case serverTrust = "server's certificate"
         case issuers = "announced issuers"
         case welcome = "welcome"
+        case seen = "identity the server saw"
         case `protocol` = "protocol"
     }
 

@@ -146,6 +146,17 @@ package struct NativeRight: NativeRecord {
         try visitor.field(1, "right", &self.right)
         try visitor.field(2, "prefix", &self.prefix)
     }
+
+    /// On one line, with what is not printable as `\xNN`: `read everything`, `write 'world/…'`.
+    package var text: String {
+        guard self.prefix.readableBytes > 0 else { return "\(self.right) everything" }
+        var shown = ""
+        for byte in self.prefix.readableBytesView {
+            let isPrintable = byte >= 0x20 && byte < 0x7f
+            shown += isPrintable ? String(Unicode.Scalar(byte)) : "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16)
+        }
+        return "\(self.right) '\(shown)…'"
+    }
 }
 
 /// What the server sees of a client, and what follows from it.

@@ -97,6 +97,8 @@ package struct NativeConnectionState: NativeRecord {
     package var daysLeft: [NativeCount] = []
     /// Different client certificates.
     package var certificates: Int64 = 0
+    /// New ones wait in the system, for want of descriptors.
+    package var isAcceptingPaused = false
 
     package init() {}
 
@@ -107,6 +109,7 @@ package struct NativeConnectionState: NativeRecord {
         try visitor.field(4, "subprotocols", &self.subprotocols)
         try visitor.field(5, "days_left", &self.daysLeft)
         try visitor.field(6, "certificates", &self.certificates)
+        try visitor.field(7, "accepting_paused", &self.isAcceptingPaused)
     }
 }
 

@@ -53,7 +53,10 @@ struct StatusCommand: AsyncParsableCommand, CommandWithOutput {
     private static func members(_ connections: NativeConnectionState) -> [(String, String)] {
         let counts = "\(connections.open) open with \(connections.certificates) certificates, \(connections.opening) opening"
         return [
-            ("connections", "\(counts), \(connections.requestsInFlight) requests in flight"),
+            (
+                "connections",
+                "\(counts), \(connections.requestsInFlight) requests in flight\(connections.isAcceptingPaused ? ", accepting is paused" : "")"
+            ),
             ("protocols", ShownRecord.counts(connections.subprotocols)),
             ("days left", ShownRecord.counts(connections.daysLeft.filter { $0.count > 0 })),
         ]

@@ -1,7 +1,6 @@
 import ArgumentParser
 import MWClient
 import MWProtocol
-import NIOCore
 
 /// `mwstorage whoami`.
 struct WhoAmICommand: AsyncParsableCommand, CommandWithOutput {
@@ -25,14 +24,9 @@ struct WhoAmICommand: AsyncParsableCommand, CommandWithOutput {
                 ("issuer", ShownRecord.value(certificate.issuer)),
                 ("valid until", .string("\(ShownRecord.text(certificate.notAfter)) (\(ShownRecord.days(certificate.daysLeft)))")),
                 ("rules", .array(identity.rules.map { ShownRecord.value($0) })),
-                ("rights", .array(identity.rights.map { .string(Self.text($0)) })), ("administrator", .bool(identity.isAdministrator)),
+                ("rights", .array(identity.rights.map { ShownRecord.value($0.text) })), ("administrator", .bool(identity.isAdministrator)),
                 ("address", ShownRecord.value(identity.address)), ("tls", ShownRecord.value(identity.tls)),
                 ("connection", .integer(identity.connection)),
             ], format: format)
-    }
-
-    private static func text(_ right: NativeRight) -> String {
-        let prefix = Array(right.prefix.readableBytesView)
-        return "\(ShownRecord.plain(right.right)) \(prefix.isEmpty ? "everything" : "'\(Bytes.shown(prefix))…'")"
     }
 }
