@@ -111,9 +111,13 @@ struct CertificateStatusReport {
     // MARK: - Text
 
     /// For people, without what there is not.
+    var parts: [(name: String, text: String)] {
+        (certificateParts + renewalParts + troubleParts + accountParts).compactMap { part in part.1.map { (part.0, $0) } }
+    }
+
+    /// The same as lines, in columns.
     var lines: [String] {
-        let parts = certificateParts + renewalParts + troubleParts + accountParts
-        let shown = parts.compactMap { part in part.1.map { (part.0 + ":", $0) } }
+        let shown = parts.map { ($0.name + ":", $0.text) }
         let width = shown.map(\.0.count).max() ?? 0
         return shown.map { label, text in label + String(repeating: " ", count: width - label.count + 1) + text }
     }

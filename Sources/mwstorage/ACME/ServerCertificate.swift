@@ -3,6 +3,7 @@ import MWACME
 import MWCertificateManager
 import MWPKI
 import MWServer
+import NIOPosix
 import Synchronization
 
 /// The certificate of a server that gets it itself: joins `StorageServer`, `CertificateManager` and the network.
@@ -68,8 +69,20 @@ final class ServerCertificate: Sendable {
                 logger.debug(
                     "acme", metadata: ["step": "\(progress.step)", "phase": "\(progress.phase?.rawValue ?? "none")"])
             })
-        return CertificateManager(settings.managerConfiguration(state), driver: driver, logger: logger) { [self] new in
+        let manager = CertificateManager(settings.managerConfiguration(state), driver: driver, logger: logger) { [self] new in
             try await install(new, in: server)
+        }
+        server.addStatus(of: "acme") { await Self.status(of: manager) }
+        return manager
+    }
+
+    /// What `mwstorage status` shows of it: the same as `mwstorage acme status`.
+    private static func status(of manager: CertificateManager) async -> [(name: String, text: String)] {
+        do {
+            // Reads the state directory.
+            return try await NIOThreadPool.singleton.runIfActive { try CertificateStatusReport(manager.status(), at: .now()).parts }
+        } catch {
+            return [("not readable", "\(error)")]
         }
     }
 

@@ -5,6 +5,7 @@ import MWACME
 import MWCertificateManager
 import MWClient
 import MWPKI
+import MWProtocol
 import Synchronization
 import TestCertificates
 import Testing
@@ -90,6 +91,15 @@ struct ServeACMETests {
             #expect(client.counters.failedAttempts == 0)
         }
         #expect(!again.log.contains("there is no certificate yet"))
+        let status = try await AdministrationClient.with(try await bench.client(failedRounds: 1), logger: ACMEServerBench.quiet) { client in
+            // The manager begins when the server already listens.
+            while true {
+                let status = try await client.ask(NativeStatusRequest())
+                if let acme = status.services.first(where: { $0.name == "acme" }) { return acme }
+            }
+        }
+        #expect(status.entries.contains(NativeText("certificate", "good")), "\(status)")
+        #expect(status.entries.contains { $0.name == "next renewal" }, "\(status)")
         again.send(SIGHUP)
         #expect(await again.terminate() == 0)
         #expect(try bench.state.load().current?.number == first.number)
