@@ -129,7 +129,7 @@ let package = Package(
         // Runs any bytes through the decoders; see scripts/fuzz.
         .executableTarget(
             name: "mwstorage-fuzz",
-            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", nioCore],
+            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", nioCore],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(

@@ -36,7 +36,7 @@ package struct CertificateManagerStatus: Sendable {
     /// Nil while there is none.
     package var generation: Generation?
     package var previous: UInt64?
-    /// When renewal information is asked for again; nil where the CA gives none, or there is no certificate.
+    /// When the CA is asked for renewal information again, or whether it gives some by then; nil where there is nothing to ask about.
     package var nextCheck: Timestamp?
     package var nextRenewal: Timestamp?
     /// Why then.

@@ -12,6 +12,7 @@ enum FuzzTarget: String, CaseIterable {
     case jks
     case pkcs12
     case policy
+    case acme
 
     /// Runs one input. A broken promise is a trap, which the driver reports with the input.
     func run(_ input: [UInt8]) {
@@ -22,6 +23,7 @@ enum FuzzTarget: String, CaseIterable {
         case .jks: KeystoreFuzz.runJKS(input)
         case .pkcs12: KeystoreFuzz.runPKCS12(input)
         case .policy: PolicyFuzz.run(input)
+        case .acme: ACMEFuzz.run(input)
         }
     }
 }
