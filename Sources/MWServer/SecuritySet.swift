@@ -74,7 +74,7 @@ package struct PeerRefusal: Sendable {
             detail: refusal.what, remedy: refusal.remedy)
     }
 
-    /// Of a peer whose ``VerifiedPeer/validUntil`` is over.
+    /// Of a peer whose `VerifiedPeer.validUntil` is over.
     package init(endOf peer: VerifiedPeer, at now: Timestamp) {
         if let ended = peer.chain.first(where: { $0.notAfter <= now }) {
             self.init(
