@@ -191,7 +191,7 @@ let package = Package(
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
                 "MWProtocol", "MWWebSocket", "MWACME", "MWCertificateManager", "EngineContract", "TestCertificates",
-                "ACMEPeers", "FakeCA", "TestHTTPS", "MWHTTPTransfer", nioCore, nioPosix, logging,
+                "ACMEPeers", "FakeCA", "TestHTTPS", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

@@ -95,6 +95,8 @@ package final class Pebble: Sendable {
     /// Since the beginning, restarts included.
     package var orderCount: Int { log.split(separator: "\n").count { $0.contains("Added order \"") } }
     package var accountCount: Int { log.split(separator: "\n").count { $0.contains("There are now") && $0.contains("accounts in memory") } }
+    /// Authorizations for which it found no answer.
+    package var refusalCount: Int { log.split(separator: "\n").count { $0.contains("set INVALID by") } }
     package var certificateCount: Int { log.split(separator: "\n").count { $0.contains("Issued certificate serial") } }
 
     /// As a CA that lost everything: no account, no order, other roots.

@@ -25,11 +25,12 @@ final class PeerProcess: Sendable {
             descriptor=${path##*/}
             if ((descriptor > 3)); then eval "exec $descriptor>&-"; fi
         done
+        exec 2>/dev/null
         "$@" </dev/null >>"$0/log" 2>&1 3<&- &
         child=$!
         read -r word <&3
-        kill -KILL "$child" 2>/dev/null
-        wait "$child" 2>/dev/null
+        kill -KILL "$child"
+        wait "$child"
         [ "$word" = keep ] || rm -rf "$0"
         """
 

@@ -36,7 +36,9 @@ final class FakeHTTPSCA: Sendable {
 
     private let state: Shared
     private let server: TestHTTPSServer
-    let trust: [UInt8]
+    private let directory: TemporaryDirectory
+    /// A PEM file with whom to trust for it.
+    let trustFile: String
 
     private final class Shared: Sendable {
         let state: Mutex<State>
@@ -45,7 +47,8 @@ final class FakeHTTPSCA: Sendable {
 
     init() throws {
         let authority = try TestAuthority(name: "The fake CA's HTTPS")
-        trust = Array(authority.root.pem.utf8)
+        directory = try TemporaryDirectory()
+        trustFile = try directory.write("ca.pem", authority.root.pem)
         let shared = Shared(State(ca: try FakeCA()))
         state = shared
         server = try TestHTTPSServer(identity: try authority.issueServer()) { exchange in Self.answer(exchange, shared) }

@@ -2,7 +2,6 @@ import ACMEPeers
 import FakeCA
 import Foundation
 import MWACME
-import MWHTTPTransfer
 import MWPKI
 import TestCertificates
 import Testing
@@ -185,8 +184,10 @@ struct FakeOrderCases {
     @Test("case 21 server_errors: a CA whose TLS nobody vouches for is not spoken to")
     func wrongAuthority() async throws {
         let ca = try FakeHTTPSCA()
+        let directory = try TemporaryDirectory()
+        let other = try directory.write("other.pem", TestAuthority(name: "Somebody else").root.pem)
         var bench = try PeerBench(
-            directoryURL: ca.directoryURL, trust: Array(try TestAuthority(name: "Somebody else").root.pem.utf8),
+            directoryURL: ca.directoryURL, trustFile: other,
             PeerBench.Presenter(type: .http01) { _ in
             } remove: { _ in
             }, ["www.example.test"])

@@ -1,7 +1,6 @@
 import FakeCA
 import MWACME
 import MWCertificateManager
-import MWHTTPTransfer
 import MWPKI
 import Synchronization
 import TestCertificates
@@ -55,7 +54,7 @@ struct FakeRenewalCases {
 
         /// As a process that is started anew: nothing but the state directory is the same.
         func obtain(_ mode: ACMEOperations.Mode = .ifDue) async throws -> ACMEOperations.Outcome {
-            let transfer = CurlTransfer(try HTTPTransfer(userAgent: "mwstorage-test", trust: .only(ca.trust)))
+            let transfer = try PeerBench.transfer(trustFile: ca.trustFile)
             let driver = ACMEDriver(directory: state, transfer: transfer, presenter: World(ca: ca), clock: clock)
             return try await ACMEOperations(driver: driver).obtain(
                 CertificateManagerConfiguration(plans: [plan], stateDirectory: state), mode)

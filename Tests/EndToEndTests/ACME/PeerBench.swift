@@ -1,8 +1,9 @@
 import ACMEPeers
 import FakeCA
 import MWACME
-import MWHTTPTransfer
 import MWPKI
+
+@testable import mwstorage
 
 /// The core of ACME with real requests: the machines over libcurl to a CA, challenges in the CA's own DNS, records in memory.
 ///
@@ -36,7 +37,7 @@ struct PeerBench {
     init(_ pebble: Pebble, _ names: [String]) throws {
         let dns = pebble.dns
         try self.init(
-            directoryURL: pebble.directoryURL, trust: PrivateFile.read(pebble.trustFile, permissions: .any).bytes,
+            directoryURL: pebble.directoryURL, trustFile: pebble.trustFile,
             Presenter(type: .dns01) {
                 try dns.setText($0.dnsRecordValue, of: $0.dnsRecordName)
             } remove: {
@@ -44,18 +45,18 @@ struct PeerBench {
             }, names)
     }
 
-    init(_ ca: FakeHTTPSCA, _ names: [String] = ["www.example.test"], limits: HTTPTransferLimits = HTTPTransferLimits()) throws {
+    init(_ ca: FakeHTTPSCA, _ names: [String] = ["www.example.test"]) throws {
         try self.init(
-            directoryURL: ca.directoryURL, trust: ca.trust,
+            directoryURL: ca.directoryURL, trustFile: ca.trustFile,
             Presenter(type: .http01) { answer in
                 ca.with { _ = $0.world.insert(answer) }
             } remove: { answer in
                 ca.with { _ = $0.world.remove(answer) }
-            }, names, limits: limits)
+            }, names)
     }
 
     init(
-        directoryURL: String, trust: [UInt8], _ presenter: Presenter, _ names: [String], limits: HTTPTransferLimits = HTTPTransferLimits()
+        directoryURL: String, trustFile: String, _ presenter: Presenter, _ names: [String]
     ) throws {
         plan = IssuancePlan(directoryURL: directoryURL, identifiers: names.compactMap { Identifier($0) })
         plan.termsOfServiceAgreed = true
@@ -64,12 +65,15 @@ struct PeerBench {
         plan.limits.firstBackoff = .milliseconds(2)
         plan.limits.maximumBackoff = .milliseconds(20)
         account = AccountRecord(directoryURL: directoryURL, key: try .generate())
-        transfer = CurlTransfer(try HTTPTransfer(userAgent: "mwstorage-test", trust: .only(trust), limits: limits))
+        transfer = try Self.transfer(trustFile: trustFile)
         self.presenter = presenter
     }
 }
 
 extension PeerBench {
+    /// As the commands have it.
+    static func transfer(trustFile: String) throws -> any ACMETransfer { try CurlTransfer(caFiles: [trustFile]) }
+
     private static let clock = ContinuousClock()
     private static let started = clock.now
     private static func now() -> Moment { Moment(date: .now(), uptime: clock.now - started) }
