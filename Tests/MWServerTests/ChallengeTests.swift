@@ -43,6 +43,22 @@ import Testing
         }
     }
 
+    @Test("case 11 tls_alpn01: an answered challenge has an audit event of its own, and is nobody's connection")
+    func audited() async throws {
+        try await withTemporaryDirectory { directory in
+            let file = directory + "/audit"
+            try await RunningServer.with({ $0.audit = .file(file) }) { running in
+                running.server.presentChallenge(serverName: Self.name, identity: try self.challengeIdentity())
+                _ = try await self.visit(running, "tls1_3")
+            }
+            let lines = String(decoding: try PrivateFile.read(file).bytes, as: UTF8.self).split(separator: "\n")
+            let answered = lines.filter { $0.contains(#""event":"challenge.answered""#) }
+            #expect(answered.count == 1 && answered[0].contains(#""server_name":"db.example.test""#))
+            #expect(answered.first?.contains(#""address":"127.0.0.1:"#) == true)
+            #expect(!lines.contains { $0.contains("connection.admitted") || $0.contains("handshake.refused") })
+        }
+    }
+
     @Test("case 11 tls_alpn01: without that protocol, or with others beside it, a certificate is required", arguments: versions)
     func notBypassed(version: String) async throws {
         try await RunningServer.with { running in

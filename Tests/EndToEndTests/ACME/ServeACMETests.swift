@@ -106,6 +106,48 @@ struct ServeACMETests {
         #expect(bench.pebble.certificateCount == 1 && bench.pebble.accountCount == 1)
     }
 
+    // Method: pebble looks at the address itself, and asks for its reverse form (RFC 8738 §6); the client verifies the server by address.
+    @Test("case 13 ip_identifier, case 43 perms_and_secrets: one certificate for a name and an address; its state is its owner's only")
+    func address() async throws {
+        let bench = try await ACMEServerBench("address.test", pebble: .start())
+        let server = try await bench.start(["--acme-name", bench.address, "--log-level", "trace"])
+        var configuration = try await bench.client()
+        configuration.verification = .nameFromEndpoint
+        try await withStorageClient(configuration, logger: ACMEServerBench.quiet) { try await self.put($0, "value") }
+        #expect(await server.terminate() == 0)
+        let generation = try #require(try bench.state.load().current?.generation)
+        #expect(generation.leaf.dnsNames == [bench.name] && generation.leaf.ipAddresses == [bench.address])
+        let log = server.log
+        #expect(log.contains("in-addr.arpa"))
+        let key = String(decoding: try generation.key.pem().bytes, as: UTF8.self)
+        // Of the PEM, a line that is the key's alone.
+        let secret = try #require(key.split(separator: "\n").dropFirst(2).first)
+        #expect(secret.count > 20 && !log.contains(secret) && !log.contains("PRIVATE KEY"))
+        let files = try FileManager.default.contentsOfDirectory(atPath: bench.state.path)
+        for file in files {
+            let mode = try FileManager.default.attributesOfItem(atPath: bench.state.path + "/" + file)[.posixPermissions] as? Int
+            #expect(mode == 0o600, "\(file)")
+        }
+        let mode = try FileManager.default.attributesOfItem(atPath: bench.state.path)[.posixPermissions] as? Int
+        #expect(mode == 0o700 && !files.isEmpty)
+    }
+
+    // Method: nothing of the server's own listener is reachable for the CA; the CA counts.
+    @Test("case 10 http01: a server that answers on a port of its own, with a second CA that is asked only where the first fails")
+    func fallbackOverHTTP() async throws {
+        let bench = try await ACMEServerBench("http.test", pebble: .start())
+        let server = try await bench.start([
+            "--acme-challenge", "http-01", "--acme-http-listen", "\(bench.address):\(bench.pebble.httpPort)",
+            "--acme-directory", "https://localhost:1/dir", "--acme-key-type", "ec-p384",
+        ])
+        try await withStorageClient(try await bench.client(), logger: ACMEServerBench.quiet) { try await self.put($0, "value") }
+        let generation = try #require(try bench.state.load().current?.generation)
+        #expect(generation.directoryURL == bench.pebble.directoryURL && generation.key.algorithm == .ec(.p384))
+        #expect(!server.log.contains("acme challenge answered"))
+        #expect(await server.terminate() == 0)
+        #expect(bench.pebble.certificateCount == 1)
+    }
+
     // Method: 50 starts, each ended at a moment that chance picks, every other one by SIGKILL; then one that may finish. The CA counts. It
     // looks at no challenge: an order that it found unanswered is over, and the pause after that is longer than a test.
     @Test("case 40 first_start_no_cert: 50 restarts before the first certificate issue exactly one", .timeLimit(.minutes(5)))
