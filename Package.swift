@@ -9,8 +9,8 @@
 //  MWRocksDB    MWServer           MWClient   MWKeystore    MWCertificateManager  MWHTTPTransfer
 //  MWLevelDB     │  └───────┬─────────┘           │                MWACME              │
 //    │   └─ MWStorage       ├─ MWTLS ─────────────┴─── MWPKI ───────┘                CCurl
-//  CRocksDB                 ├─ MWWebSocket                │
-//  CLevelDB                 └─ MWProtocol             COpenSSL
+//  CRocksDB                 ├─ MWWebSocket                │                  MWPrometheus (metrics)
+//  CLevelDB                 └─ MWProtocol             COpenSSL              CLinux (process)
 
 import PackageDescription
 
@@ -74,6 +74,7 @@ let package = Package(
         .systemLibrary(name: "CCurl", providers: [.apt(["libcurl4-openssl-dev"])]),
         .systemLibrary(name: "CRocksDB", providers: [.apt(["librocksdb-dev"])]),
         .systemLibrary(name: "CLevelDB", providers: [.apt(["libleveldb-dev"])]),
+        .systemLibrary(name: "CLinux"),
 
         // Certificates, keys, identities, trust stores and CRLs as values.
         module("MWPKI", ["COpenSSL"]),
@@ -97,6 +98,8 @@ let package = Package(
         // `StorageEngine` on RocksDB, and on LevelDB.
         module("MWRocksDB", ["MWStorage", "CRocksDB"]),
         module("MWLevelDB", ["MWStorage", "CLevelDB"]),
+        // The metrics of a process in Prometheus' text format: a backend of swift-metrics.
+        module("MWPrometheus", [metrics]),
         // Listen, authenticate, dispatch, drain.
         module(
             "MWServer",
@@ -116,7 +119,8 @@ let package = Package(
             dependencies: [
                 "MWPKI", "MWKeystore", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWRocksDB", "MWLevelDB",
                 "MWServer", "MWPolicyFile", "MWClient", "MWACME", "MWCertificateManager", "MWHTTPTransfer",
-                nioCore, nioPosix, logging, unixSignals, argumentParser, configuration, systemPackage, histogram,
+                "MWPrometheus", "CLinux",
+                nioCore, nioPosix, logging, metrics, unixSignals, argumentParser, configuration, systemPackage, histogram,
             ],
             swiftSettings: settings),
 
@@ -151,6 +155,9 @@ let package = Package(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
             swiftSettings: settings),
 
+        // A strict reader of Prometheus' text format.
+        .target(name: "Exposition", path: "Tests/Exposition", swiftSettings: settings),
+
         // Writes, acknowledges and gets killed, for the tests of what survives.
         .executableTarget(
             name: "mwstorage-crash",
@@ -171,6 +178,7 @@ let package = Package(
         tests(of: "MWStorage", ["EngineContract"]),
         tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
+        tests(of: "MWPrometheus", ["Exposition", metrics]),
         tests(
             of: "MWServer",
             [
@@ -191,7 +199,7 @@ let package = Package(
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
                 "MWProtocol", "MWWebSocket", "MWACME", "MWCertificateManager", "EngineContract", "TestCertificates",
-                "ACMEPeers", "FakeCA", "TestHTTPS", nioCore, nioPosix, logging,
+                "ACMEPeers", "FakeCA", "TestHTTPS", "Exposition", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

@@ -53,7 +53,10 @@ internal import COpenSSL
     package static func list(pem: [UInt8], source: String) throws -> [Certificate] {
         var labels: [String] = []
         var certificates: [Certificate] = []
-        for block in try PEM.blocks(pem, source: source) {
+        var blocks = try PEM.blocks(pem, source: source)
+        // A key may stand beside its certificate.
+        defer { for index in blocks.indices where blocks[index].label.hasSuffix("PRIVATE KEY") { blocks[index].wipe() } }
+        for block in blocks {
             switch block.label {
             case "CERTIFICATE", "X509 CERTIFICATE":
                 certificates.append(try Certificate(der: block.der, source: "\(source), block \(block.number)"))

@@ -21,7 +21,7 @@ package struct PEMBlock: Sendable {
 
     /// Overwrites the contents.
     package mutating func wipe() {
-        unsafe der.withUnsafeMutableBytes { unsafe OPENSSL_cleanse($0.baseAddress, $0.count) }
+        SecretBytes.wipe(der)
         der = []
     }
 }
@@ -39,7 +39,7 @@ package enum PEM {
                 .pemMalformed, subject: source, "the file is too large", expected: "\(maximumFileBytes) bytes at most",
                 found: "\(bytes.count)")
         }
-        var reader = PEMReader(source: source)
+        var reader = PEMReader(source: source, expectedBytes: bytes.count)
         for line in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
             try reader.lineReceived(line)
         }
@@ -80,6 +80,7 @@ private struct PEMReader {
     static let maximumHeaders = 8
 
     let source: String
+    private let expectedBytes: Int
     private var blocks: [PEMBlock] = []
     private var label: String? = nil
     private var headers: [(name: String, value: String)] = []
@@ -87,7 +88,11 @@ private struct PEMReader {
     private var text: [UInt8] = []
     private var precedingLines: [ArraySlice<UInt8>] = []
 
-    init(source: String) { self.source = source }
+    /// - Parameter expectedBytes: Of all text: an array that grows leaves what it held in memory that nobody wipes.
+    init(source: String, expectedBytes: Int) {
+        self.source = source
+        self.expectedBytes = expectedBytes
+    }
 
     private func fail(_ what: String, expected: String? = nil, found: String? = nil, remedy: String? = nil) -> PKIError {
         PKIError(.pemMalformed, subject: source, "block \(blocks.count + 1): \(what)", expected: expected, found: found, remedy: remedy)
@@ -123,7 +128,10 @@ private struct PEMReader {
 
     private mutating func begin(_ line: ArraySlice<UInt8>) throws {
         guard blocks.count < PEM.maximumBlocks else { throw fail("too many blocks", expected: "\(PEM.maximumBlocks) at most") }
-        label = try labelText(line, after: PEMReader.begin)
+        let label = try labelText(line, after: PEMReader.begin)
+        // Public blocks may be many, and need no such care.
+        if label.hasSuffix("PRIVATE KEY") { text.reserveCapacity(expectedBytes) }
+        self.label = label
     }
 
     private mutating func end(_ line: ArraySlice<UInt8>, label: String) throws {
@@ -132,7 +140,7 @@ private struct PEMReader {
         guard found == label else { throw fail("begin and end differ", expected: label, found: found) }
         guard !inHeaders else { throw fail("no empty line after its headers") }
         guard let der = Base64.decode(text), !der.isEmpty else { throw fail("not base64", remedy: "the file is damaged; copy it again") }
-        unsafe text.withUnsafeMutableBytes { unsafe OPENSSL_cleanse($0.baseAddress, $0.count) }
+        SecretBytes.wipe(text)
         blocks.append(
             PEMBlock(label: label, headers: headers, der: der, number: blocks.count + 1, precedingLines: precedingLines))
         precedingLines = []

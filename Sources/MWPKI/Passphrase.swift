@@ -1,3 +1,4 @@
+internal import COpenSSL
 internal import Glibc
 
 /// What opens a key or keystore. Comes from a file, a descriptor or the environment; never from the command line, which
@@ -22,6 +23,16 @@ package struct Passphrase: Sendable, CustomStringConvertible {
     package static func descriptor(_ descriptor: Int32) throws -> Passphrase {
         let source = "file descriptor \(descriptor)"
         return try Passphrase(line: PrivateFile.readAll(descriptor, maximumBytes: maximumBytes + 2, subject: source), source: source)
+    }
+
+    /// The value of an environment variable, which is overwritten and taken out of the environment: /proc shows it, and children get it.
+    ///
+    /// Call it while the process has one thread.
+    package static func takingEnvironment(_ name: String) throws -> Passphrase {
+        let passphrase = try environment(name)
+        if let value = unsafe getenv(name) { unsafe OPENSSL_cleanse(value, strlen(value)) }
+        unsafe unsetenv(name)
+        return passphrase
     }
 
     /// The value of an environment variable.

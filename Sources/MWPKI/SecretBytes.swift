@@ -35,6 +35,21 @@ internal import COpenSSL
         try withExtendedLifetime(self) { try unsafe body(UnsafeRawBufferPointer(storage)) }
     }
 
+    /// Lends a copy as an array, for what reads arrays, and wipes it: whoever keeps it, or a slice of it, then has zeros.
+    package func withBytes<R>(_ body: ([UInt8]) throws -> R) rethrows -> R {
+        let copy = bytes
+        defer { SecretBytes.wipe(copy) }
+        return try body(copy)
+    }
+
+    /// Overwrites the storage of `bytes`, whoever shares it: an ordinary change would wipe a copy, made for the purpose, if somebody did.
+    static func wipe(_ bytes: [UInt8]) {
+        unsafe bytes.withUnsafeBytes { storage in
+            guard let start = storage.baseAddress else { return }
+            unsafe OPENSSL_cleanse(UnsafeMutableRawPointer(mutating: start), storage.count)
+        }
+    }
+
     /// A copy that nobody wipes; for what must be an array, as the contents of a file that is about to be written.
     package var bytes: [UInt8] { unsafe withUnsafeBytes { unsafe Array($0) } }
 

@@ -100,9 +100,11 @@ public struct TLSMaterialSource: Sendable {
                 try PrivateFile.read(path, maximumBytes: PEM.maximumFileBytes, permissions: .any).bytes
             }
             let key = try PrivateFile.read(privateKeyFile, maximumBytes: PEM.maximumFileBytes, permissions: secret)
-            let identity = try Identity.pem(
-                chain: certificateChainFile == privateKeyFile ? key.bytes : bytes(certificateChainFile), key: key.bytes,
-                passphrase: passphraseFile.map { try Passphrase.file($0) }, source: certificateChainFile, keySource: privateKeyFile)
+            let identity = try key.withBytes { key in
+                try Identity.pem(
+                    chain: certificateChainFile == privateKeyFile ? key : bytes(certificateChainFile), key: key,
+                    passphrase: passphraseFile.map { try Passphrase.file($0) }, source: certificateChainFile, keySource: privateKeyFile)
+            }
             let lists = try revocationListFiles.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
                 .flatMap { try CertificateRevocationList.list(bytes($0), source: $0) }
             let trust = try MaterialPath.files(of: trustFile, suffixes: MaterialPath.certificateSuffixes)

@@ -73,6 +73,33 @@ extension ListenAddress {
 }
 
 extension SocketAddress {
+    /// Where a bound socket listens. Throws ``ServerError`` for what is no listening TCP socket.
+    package init(ofSocket descriptor: CInt) throws(ServerError) {
+        let subject = "inherited socket \(descriptor)"
+        var isListening: CInt = 0
+        var size = socklen_t(MemoryLayout<CInt>.size)
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &size) == 0, isListening != 0 else {
+            throw ServerError(
+                .addressUnavailable, subject, "it is not a listening stream socket", remedy: "use ListenStream= in the .socket unit")
+        }
+        var family: CInt = 0
+        _ = unsafe getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &family, &size)
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let found = unsafe withUnsafeMutablePointer(to: &storage) { storage -> SocketAddress? in
+            unsafe storage.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                guard unsafe getsockname(descriptor, address, &length) == 0 else { return nil }
+                switch family {
+                case AF_INET: return unsafe SocketAddress(UnsafeRawPointer(address).loadUnaligned(as: sockaddr_in.self))
+                case AF_INET6: return unsafe SocketAddress(UnsafeRawPointer(address).loadUnaligned(as: sockaddr_in6.self))
+                default: return nil
+                }
+            }
+        }
+        guard let found else { throw ServerError(.addressUnavailable, subject, "it has no IPv4 or IPv6 address") }
+        self = found
+    }
+
     /// 127.0.0.0/8, ::1 and ::ffff:127.0.0.0/104, and sockets in the file system: nothing another machine can reach.
     package var isLoopback: Bool {
         // What inet_ntop writes has one form for each address.

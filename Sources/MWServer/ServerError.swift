@@ -15,6 +15,8 @@ public struct ServerError: Error, Sendable {
         public static let certificateExpired = Code("certificateExpired")
         /// Our own certificate is before its notBefore: most often the clock is behind.
         public static let certificateNotYetValid = Code("certificateNotYetValid")
+        /// The clock is so far before our certificate's notBefore, or before this program was written, that it is the clock that is wrong.
+        public static let clockBehind = Code("clockBehind")
         /// Identity, trust store or revocation lists cannot be used.
         public static let materialRejected = Code("materialRejected")
         /// The access policy cannot be used.

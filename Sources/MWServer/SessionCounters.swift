@@ -16,6 +16,8 @@ package struct SessionCounters: Sendable {
     /// By HTTP status.
     package var openingsRefused: [Int: UInt64] = [:]
     package var openingsTimedOut: UInt64 = 0
+    /// Of each admitted client's certificate.
+    package var certificateRemainingSeconds: [Int64] = []
     /// Closed as soon as they were accepted.
     package var openingsShed: [Shed: UInt64] = [:]
 
@@ -66,6 +68,7 @@ struct ServerMetrics: Sendable {
     private let forceReloadsDeferred = Counter(label: "mwstorage_force_reloads_deferred_total")
     private let commitBatches = Counter(label: "mwstorage_commit_batches_total")
     private let commitBatchRequests = Counter(label: "mwstorage_commit_batch_requests_total")
+    private let clientRemaining = Recorder(label: "mwstorage_client_certificate_remaining_seconds", aggregate: true)
     private let connections = Gauge(label: "mwstorage_connections")
     private let certificateExpiry = Gauge(label: "mwstorage_server_certificate_not_after_timestamp_seconds")
     private let reloadsDone = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "done")])
@@ -89,6 +92,7 @@ struct ServerMetrics: Sendable {
         self.forceReloadsDeferred.add(counters.forceReloadsDeferred)
         self.commitBatches.add(counters.commitBatches)
         self.commitBatchRequests.add(counters.commitBatchRequests)
+        for seconds in counters.certificateRemainingSeconds { self.clientRemaining.record(seconds) }
         // Rare, and bounded by the causes, codes and statuses there are.
         for (cause, count) in counters.connectionsClosed {
             Counter(label: "mwstorage_connections_closed_total", dimensions: [("cause", cause.rawValue)]).add(count)

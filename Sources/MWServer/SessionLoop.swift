@@ -139,6 +139,8 @@ package final class SessionLoop {
         session.index = self.sessions.count
         self.sessions.append(session)
         self.counters.connectionsOpened += 1
+        let notAfter = session.info.principal.certificate.notAfter.secondsSince1970
+        self.counters.certificateRemainingSeconds.append(max(0, notAfter - Timestamp.now().secondsSince1970))
         self.log(session.info, level: self.connectionLevel, "connection opened", ["tls": "\(session.info.tls)"])
     }
 

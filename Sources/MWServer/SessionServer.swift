@@ -122,15 +122,40 @@ package final class SessionServer: Sendable {
 
     /// Asks every event loop, on it; those that have ended do not answer.
     package func gather<Value: Sendable>(_ body: @escaping @Sendable (SessionLoop) -> Value) async -> [Value] {
-        let asked = self.loops.values.map { bound in bound.eventLoop.submit { body(bound.value.sessions) } }
         var values: [Value] = []
-        for future in asked {
+        for future in self.onEachLoop(body) {
             if let value = try? await future.get() { values.append(value) }
         }
         return values
     }
 
+    /// Runs `body` on every event loop.
+    func onEachLoop<Value: Sendable>(_ body: @escaping @Sendable (SessionLoop) -> Value) -> [EventLoopFuture<Value>] {
+        self.loops.values.map { bound in bound.eventLoop.submit { body(bound.value.sessions) } }
+    }
+
     // MARK: Listening
+
+    /// Listens on sockets that somebody else has bound, as a service manager; they are ours from now on, whatever happens.
+    ///
+    /// Throws ``ServerError`` and then listens nowhere.
+    package func listen(onDescriptors descriptors: [CInt]) async throws -> [SocketAddress] {
+        var bound: [SocketAddress] = []
+        for (index, descriptor) in descriptors.enumerated() {
+            do {
+                let channel = try await self.bootstrap.withBoundSocket(descriptor).get()
+                self.listeners.withLock { $0.append(channel) }
+                if let address = channel.localAddress { bound.append(address) }
+            } catch {
+                for rest in descriptors[(index + 1)...] { close(rest) }
+                await self.closeListeners()
+                throw ServerError(
+                    .addressUnavailable, "inherited socket \(descriptor)", "cannot listen on it", remedy: "compare with the .socket unit",
+                    underlying: error)
+            }
+        }
+        return bound
+    }
 
     /// Listens on every address of every host.
     ///
@@ -296,5 +321,5 @@ private final class AcceptErrorHandler: ChannelInboundHandler {
 
 extension IOError {
     /// The machine does not have this address, or not this family of addresses.
-    fileprivate var isAddressMissing: Bool { self.errnoCode == EADDRNOTAVAIL || self.errnoCode == EAFNOSUPPORT }
+    var isAddressMissing: Bool { self.errnoCode == EADDRNOTAVAIL || self.errnoCode == EAFNOSUPPORT }
 }

@@ -27,7 +27,7 @@ public final class StorageServer: Service, Sendable {
         case idle
         case starting
         case running(Running)
-        case stopping
+        case stopping(Running)
         case stopped
     }
 
@@ -41,6 +41,9 @@ public final class StorageServer: Service, Sendable {
         let observation: StorageObservation
         let addresses: [SocketAddress]
         let startedAt = Timestamp.now()
+        let expiry: ExpiryWatch
+        let monitoring: MonitoringListener?
+        let monitoringAddresses: [SocketAddress]
     }
 
     /// Reads nothing and opens nothing yet.
@@ -88,9 +91,7 @@ public final class StorageServer: Service, Sendable {
     /// Throws ``ServerError``.
     public func check() throws {
         try self.configuration.validate()
-        var resolved: [SocketAddress] = []
-        for address in self.configuration.addresses { resolved += try address.resolved() }
-        let source = SecuritySource(self.configuration, challenges: self.challenges, addresses: resolved)
+        let source = try SecuritySource(self.configuration, challenges: self.challenges, addresses: self.resolvedAddresses())
         _ = try source.makeSet(source.load(), refusing: self.openJournal().refusals, generation: 1)
     }
 
@@ -124,7 +125,7 @@ public final class StorageServer: Service, Sendable {
     public func stop(restarting: Bool = false) async {
         let running = self.state.withLock { state -> Running? in
             guard case .running(let running) = state else { return nil }
-            state = .stopping
+            state = .stopping(running)
             return running
         }
         guard let running else { return }
@@ -132,11 +133,13 @@ public final class StorageServer: Service, Sendable {
         await running.watching.value
         await running.security.finish()
         self.logger.info("draining", metadata: ["connections": "\(running.sessions.census.total)"])
+        running.expiry.stop()
         let codes = self.configuration.closeCodes
         await running.sessions.stop(
             restarting ? .restart : .stop, code: restarting ? codes.restart : codes.stop,
             reason: restarting ? "the server restarts" : "the server stops", within: self.configuration.drainTimeout)
         await Self.close(running.sessions, running.storage, running.observation)
+        await running.monitoring?.stop()
         running.audit.record(.serverStopped)
         await running.audit.close()
         self.state.withLock { $0 = .stopped }
@@ -227,6 +230,63 @@ public final class StorageServer: Service, Sendable {
     /// The end of ``presentChallenge(serverName:identity:)``.
     package func removeChallenge(serverName: String) { self.challenges.remove(serverName: serverName) }
 
+    // MARK: How it is
+
+    /// Where monitoring listens, with the ports that the system chose; empty unless it runs.
+    public var monitoringAddresses: [ListenAddress] {
+        guard case .running(let running) = self.state.withLock({ $0 }) else { return [] }
+        return running.monitoringAddresses.map { ListenAddress(host: $0.ipAddress ?? "", port: $0.port ?? 0) }
+    }
+
+    /// Why it cannot serve everything that it should now; empty if it can.
+    package var reasonsNotReady: [String] {
+        switch self.state.withLock({ $0 }) {
+        case .idle, .starting: return ["it starts"]
+        case .stopping, .stopped: return ["it drains"]
+        case .running(let running):
+            var reasons: [String] = []
+            if case .degraded(let error) = running.storage.health { reasons.append("storage takes no writes: \(error.code)") }
+            if running.sessions.security.set.context.identity == nil { reasons.append("there is no certificate yet") }
+            if !running.audit.allowsAdministration { reasons.append("the audit log cannot be written, and is required") }
+            return reasons
+        }
+    }
+
+    /// Whether every thread that serves clients answers within ``livenessTimeout``.
+    public func isAlive() async -> Bool {
+        switch self.state.withLock({ $0 }) {
+        case .running(let running), .stopping(let running):
+            guard let loop = running.sessions.eventLoops.first else { return false }
+            return (try? await running.sessions.answers(within: Self.livenessTimeout, on: loop).get()) ?? false
+        case .idle, .starting, .stopped: return false
+        }
+    }
+
+    /// Longer than anything a loop is meant to do in one go, the largest request included.
+    static let livenessTimeout: Duration = .seconds(5)
+
+    private func startMonitoring(_ sessions: SessionServer, _ audit: AuditLog) async throws -> (MonitoringListener?, [SocketAddress]) {
+        guard let configuration = self.configuration.monitoring else { return (nil, []) }
+        let answers = MonitoringAnswers(
+            metrics: configuration.metrics, reasonsNotReady: { [weak self] in self?.reasonsNotReady ?? ["it is gone"] },
+            isAlive: { sessions.answers(within: Self.livenessTimeout, on: $0) },
+            refusal: { peer, address in
+                guard case .refused(let refusal) = sessions.security.set.admit(peer) else { return nil }
+                let certificate = AuditedCertificate(peer.leaf)
+                audit.record(
+                    .openingRefused(
+                        Rejection(
+                            .opening, address: address, certificate: certificate, check: refusal.check, reason: refusal.detail,
+                            remedy: refusal.remedy, told: "403")))
+                return refusal.toldPeer
+            },
+            handshakeRefused: { error, address in audit.record(.handshakeRefused(Rejection(error, address: address))) })
+        let listener = MonitoringListener(answers) { sessions.security.set.context }
+        let addresses = try await listener.listen(on: configuration.addresses)
+        self.logger.info("monitoring listens", metadata: ["addresses": "\(addresses.map(\.hostAndPort).joined(separator: ", "))"])
+        return (listener, addresses)
+    }
+
     /// The store, for whoever embeds the server. The public form of this belongs to the native protocol's issue.
     package var storage: Storage? {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return nil }
@@ -237,9 +297,7 @@ public final class StorageServer: Service, Sendable {
 
     private func makeRunning() async throws -> Running {
         try self.configuration.validate()
-        var resolved: [SocketAddress] = []
-        for address in self.configuration.addresses { resolved += try address.resolved() }
-        let source = SecuritySource(self.configuration, challenges: self.challenges, addresses: resolved)
+        let source = try SecuritySource(self.configuration, challenges: self.challenges, addresses: self.resolvedAddresses())
         // Before the store is opened, which makes a directory.
         _ = try source.load()
         let audit = try self.openAuditLog()
@@ -260,7 +318,13 @@ public final class StorageServer: Service, Sendable {
                 metrics: self.metrics)
             let (sessions, observation) = try await self.makeSessions(security.current, storage, audit)
             do {
-                let addresses = try await sessions.listen(on: self.configuration.addresses)
+                let inherited = self.configuration.inheritedSockets
+                let addresses =
+                    try await inherited.isEmpty
+                    ? sessions.listen(on: self.configuration.addresses) : sessions.listen(onDescriptors: inherited)
+                let (monitoring, monitoringAddresses) = try await self.startMonitoring(sessions, audit)
+                let expiry = ExpiryWatch(sessions, logger: self.logger)
+                expiry.start()
                 self.logStarted(addresses, security, storage)
                 if let leaf = security.current.set.context.identity?.leaf {
                     audit.record(.certificateInstalled(AuditedCertificate(leaf), source: "start"))
@@ -270,7 +334,7 @@ public final class StorageServer: Service, Sendable {
                 let watching = Task { await security.watch { await sessions.judgeSessions(by: $0) } }
                 return Running(
                     storage: storage, audit: audit, sessions: sessions, security: security, watching: watching, observation: observation,
-                    addresses: addresses)
+                    addresses: addresses, expiry: expiry, monitoring: monitoring, monitoringAddresses: monitoringAddresses)
             } catch {
                 await Self.close(sessions, storage, observation)
                 throw error
@@ -279,6 +343,12 @@ public final class StorageServer: Service, Sendable {
             storage.close()
             throw error
         }
+    }
+
+    private func resolvedAddresses() throws -> [SocketAddress] {
+        let inherited = self.configuration.inheritedSockets
+        guard inherited.isEmpty else { return try inherited.map { try SocketAddress(ofSocket: $0) } }
+        return try self.configuration.addresses.flatMap { try $0.resolved() }
     }
 
     private func openAuditLog() throws(ServerError) -> AuditLog {
@@ -361,6 +431,12 @@ public final class StorageServer: Service, Sendable {
             throw ServerError(
                 .certificateExpired, leaf.subject, "our certificate ended at \(leaf.notAfter), it is \(now): every client would refuse us",
                 remedy: "renew it")
+        }
+        guard !ClockJudgement.isBehind(now, notBefore: leaf.notBefore) else {
+            throw ServerError(
+                .clockBehind, "this machine's clock",
+                "it says \(now), and our certificate begins at \(leaf.notBefore): the clock is behind",
+                remedy: "set the clock (NTP), then start again")
         }
         guard now >= leaf.notBefore else {
             throw ServerError(

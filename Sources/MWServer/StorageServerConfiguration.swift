@@ -58,6 +58,11 @@ public struct StorageServerConfiguration: Sendable {
     /// some.
     public var drainTimeout: Duration = .seconds(10)
 
+    /// Listening TCP sockets that were inherited, as from a service manager; where there are any, ``addresses`` is not used. The server owns
+    /// them from its start on.
+    public var inheritedSockets: [CInt] = []
+    /// Where the server says how it is, and what it measures; `nil` is nowhere.
+    public var monitoring: MonitoringConfiguration?
     /// Where the audit log goes; `nil` is nowhere.
     public var audit: AuditDestination?
 
@@ -75,7 +80,8 @@ extension StorageServerConfiguration {
         func require(_ condition: Bool, _ setting: String, _ what: String) throws(ServerError) {
             if !condition { throw ServerError(.configurationInvalid, setting, what) }
         }
-        try require(!self.addresses.isEmpty, "addresses", "there is no address to listen on")
+        try require(!self.addresses.isEmpty || !self.inheritedSockets.isEmpty, "addresses", "there is no address to listen on")
+        try require(self.monitoring.map { !$0.addresses.isEmpty } ?? true, "monitoring", "there is no address to listen on")
         try require(self.eventLoops.map { $0 > 0 } ?? true, "eventLoops", "at least one is needed")
         let limits = self.limits
         let counts = [

@@ -1,6 +1,6 @@
 // A store on disk:
 //
-//   DIRECTORY/         mode 0700 when we create it, as are its parents
+//   DIRECTORY/         mode 0700, as are its parents if we make them
 //     format           what this is; written once, atomically; text, lines ended by \n:
 //                        mwstorage-store 1        the version of this layout and of what the keyspaces hold
 //                        engine rocksdb           which engine made `engine/`
@@ -26,6 +26,7 @@ final class DataDirectory: Sendable {
         self.path = path
         try FileDescriptor.makeDirectories(path)
         try DataDirectory.checkIsOursOrEmpty(path)
+        try DataDirectory.requirePrivate(path)
         self.lock = try DataDirectory.acquireLock(path + "/lock")
         do throws(StorageError) {
             if let format = try FileDescriptor.contents(of: path + "/format", atMost: DataDirectory.maximumFormatBytes) {
@@ -65,6 +66,20 @@ final class DataDirectory: Sendable {
     /// Names that may be there before `format` is: our own, a certificate that was got before the first start, and what file systems put in
     /// their root.
     private static let harmlessNames: Set<String> = ["lock", "format.new", "probe", "lost+found", "acme"]
+
+    /// Values are not encrypted: only their owner may look.
+    ///
+    /// A directory that is empty, as of a new volume, and ours becomes private; one that holds a store is as somebody wanted it, and wrong.
+    private static func requirePrivate(_ path: String) throws(StorageError) {
+        var status = stat()
+        guard unsafe stat(path, &status) == 0 else { throw StorageError(errno: errno, subject: path) }
+        let mode = status.st_mode & 0o7777
+        guard mode & 0o077 != 0 else { return }
+        if try !FileDescriptor.names(in: path).contains("format"), status.st_uid == geteuid(), unsafe chmod(path, 0o700) == 0 { return }
+        throw StorageError(
+            .permissionDenied, subject: path, found: "others may enter the data directory (mode 0\(String(mode, radix: 8)))",
+            expected: "mode 0700", remedy: "run: chmod 700 \(path)")
+    }
 
     private static func checkIsOursOrEmpty(_ path: String) throws(StorageError) {
         let names = try FileDescriptor.names(in: path)

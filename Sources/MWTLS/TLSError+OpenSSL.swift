@@ -56,6 +56,9 @@ extension TLSError {
             return error(
                 .certificateExpired, found: certificate.map { "valid until \($0.notAfter)" }, remedy: "renew it and compare the clocks")
         case X509_V_ERR_CERT_NOT_YET_VALID:
+            // OpenSSL has judged by this clock too.
+            let now = Timestamp.now()
+            if let certificate, ClockJudgement.isBehind(now, notBefore: certificate.notBefore) { return clockBehind(certificate, now) }
             return error(.certificateNotYetValid, found: certificate.map { "valid from \($0.notBefore)" }, remedy: "compare the clocks")
         case X509_V_ERR_CERT_REVOKED:
             return error(.certificateRevoked, remedy: "issue a new certificate: this one was revoked by its authority")
@@ -90,6 +93,13 @@ extension TLSError {
         default:
             return error(.certificateRejected)
         }
+    }
+
+    private static func clockBehind(_ certificate: CertificateSummary, _ now: Timestamp) -> TLSError {
+        TLSError(
+            .clockBehind, "this machine's clock", "is behind: the peer's certificate seems to begin in the future",
+            expected: "a time after \(certificate.notBefore)", found: "\(now)",
+            remedy: "set the clock of this machine (NTP), then try again")
     }
 
     /// The error for a handshake that OpenSSL's own checks ended.

@@ -23,6 +23,8 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         package static let untrustedSelfSigned = Code("untrustedSelfSigned")
         package static let certificateExpired = Code("certificateExpired")
         package static let certificateNotYetValid = Code("certificateNotYetValid")
+        /// Not yet valid by so much, or at such a time, that it is this machine's clock that is wrong.
+        package static let clockBehind = Code("clockBehind")
         package static let certificateRevoked = Code("certificateRevoked")
         package static let certificateRefused = Code("certificateRefused")
         package static let revocationListMissing = Code("revocationListMissing")
@@ -120,7 +122,7 @@ package struct TLSError: Error, Sendable, Hashable, CustomStringConvertible {
         switch code {
         case .alertReceived: alert?.isPermanent ?? false
         case .handshakeTimedOut, .handshakeQueueFull, .handshakeAbandoned, .truncated, .closed, .recordRejected, .keyUpdateFlood,
-            .renegotiationFlood, .tooMuchEarlyPlaintext, .handshakeFailed, .identityAwaited, .challengeNotPending:
+            .renegotiationFlood, .tooMuchEarlyPlaintext, .handshakeFailed, .clockBehind, .identityAwaited, .challengeNotPending:
             false
         default: true
         }

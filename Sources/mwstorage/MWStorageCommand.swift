@@ -29,6 +29,8 @@ struct MWStorageCommand: AsyncParsableCommand {
     static func main() async {
         // A closed pipe or socket is an error of the call that met it.
         _ = signal(SIGPIPE, SIG_IGN)
+        // While this is the only thread: those to come inherit it.
+        if CommandLine.arguments.dropFirst().first == "serve" { ProcessHardening.refuseNewPrivileges() }
         let status = await run(Array(CommandLine.arguments.dropFirst()))
         Glibc.exit(status)
     }

@@ -58,6 +58,8 @@ final class BackgroundCommand: Sendable {
     /// Held open: a program that reads it ends with us.
     private let input = Pipe()
 
+    var processIdentifier: Int32 { process.processIdentifier }
+
     struct NotReady: Error {
         var line: String
         var errors: String
@@ -68,7 +70,7 @@ final class BackgroundCommand: Sendable {
     /// - Parameter log: Where its standard error goes; a file of its own if nil.
     init(
         _ arguments: [String], program: String = CommandProcess.path, until prefix: String, log: String? = nil,
-        environment: [String: String]? = nil
+        environment: [String: String]? = nil, standardInput: FileHandle? = nil
     ) async throws {
         let scratch = try TemporaryDirectory()
         let log = log ?? scratch.file("log")
@@ -77,7 +79,7 @@ final class BackgroundCommand: Sendable {
         process.arguments = arguments
         process.environment = environment ?? CommandProcess.environment(home: scratch)
         let pipe = Pipe()
-        process.standardInput = input
+        if let standardInput { process.standardInput = standardInput } else { process.standardInput = input }
         process.standardOutput = pipe
         _ = FileManager.default.createFile(atPath: log, contents: nil)
         process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
@@ -134,7 +136,9 @@ final class ServerProcess: Sendable {
     /// Starts it, and returns once it has said where it listens.
     ///
     /// - Parameter identity: The server's identity and trust; certificates made for the test if nil.
-    init(_ arguments: [String] = [], identity: [String]? = nil, directory: TemporaryDirectory? = nil) async throws {
+    init(
+        _ arguments: [String] = [], identity: [String]? = nil, directory: TemporaryDirectory? = nil, environment: [String: String] = [:]
+    ) async throws {
         self.directory = try directory ?? TestStore.make()
         let identity =
             identity
@@ -142,9 +146,11 @@ final class ServerProcess: Sendable {
         command = try await BackgroundCommand(
             ["serve", "--listen", "127.0.0.1:0", "--data", self.directory.file("data")] + identity + arguments,
             until: "listening on wss://127.0.0.1:", log: self.directory.file("log"),
-            environment: CommandProcess.environment(home: self.directory))
+            environment: CommandProcess.environment(home: self.directory, environment))
         endpoint = command.line.split(separator: " ").last.map(String.init) ?? ""
     }
+
+    var processIdentifier: Int32 { command.processIdentifier }
 
     var log: String { (try? String(contentsOfFile: directory.file("log"), encoding: .utf8)) ?? "" }
 

@@ -136,6 +136,8 @@ private struct AuditLine {
     private static let maximumTextBytes = 320
     /// Those of a subject or issuer, of which there may be two.
     private static let maximumNameBytes = 400
+    /// Those of an address, a number, a name of ours.
+    private static let maximumWordBytes = 96
     /// Texts of one list.
     private static let maximumListCount = 3
 
@@ -168,14 +170,14 @@ private struct AuditLine {
 
     mutating func add(_ session: SessionInfo) {
         self.add("connection", session.connectionID)
-        self.add("address", session.address)
+        self.add("address", session.address, atMost: Self.maximumWordBytes)
         self.add("principal", session.principal.name)
         self.add(AuditedCertificate(session.principal.certificate))
     }
 
     mutating func add(_ certificate: AuditedCertificate) {
         self.add("sha256", certificate.fingerprint.hex)
-        self.add("serial", certificate.serialNumber)
+        self.add("serial", certificate.serialNumber, atMost: Self.maximumWordBytes)
         self.add("subject", certificate.subject, atMost: Self.maximumNameBytes)
         self.add("issuer", certificate.issuer, atMost: Self.maximumNameBytes)
         if !certificate.names.isEmpty { self.add("names", certificate.names) }
@@ -183,15 +185,15 @@ private struct AuditLine {
     }
 
     mutating func add(_ rejection: Rejection) {
-        self.add("address", rejection.address)
+        self.add("address", rejection.address, atMost: Self.maximumWordBytes)
         self.add("principal", rejection.principal)
         if let certificate = rejection.certificate { self.add(certificate) }
-        self.add("check", rejection.check)
+        self.add("check", rejection.check, atMost: Self.maximumWordBytes)
         self.add("reason", rejection.reason)
         self.add("expected", rejection.expected)
         self.add("found", rejection.found)
         self.add("remedy", rejection.remedy)
-        self.add("told", rejection.told)
+        self.add("told", rejection.told, atMost: Self.maximumWordBytes)
     }
 
     mutating func add(_ reload: AuditedReload) {

@@ -4,6 +4,7 @@ import Logging
 import MWLevelDB
 import MWPKI
 import MWPolicyFile
+import MWPrometheus
 import MWRocksDB
 import MWServer
 import MWStorage
@@ -16,7 +17,8 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
         discussion: """
             Says on standard output where it listens, one line for each address, once it does; its log goes to standard error. SIGTERM and \
             SIGINT drain: nothing new is accepted, what runs is answered, every connection is closed with 1001; the exit code is 0 then. A \
-            second signal ends at once. SIGHUP loads certificates, keys, trust, revocation lists, refusals and the access policy anew, all or nothing; open \
+            second signal ends at once. SIGHUP opens the audit log anew, and loads certificates, keys, trust, revocation lists, refusals and \
+            the access policy anew, all or nothing; open \
             connections that the new set refuses are closed with 1008. Changed files are loaded by themselves.
 
             With --acme the server gets and renews its certificate itself. Without one yet, it listens, answers the CA, and refuses clients \
@@ -32,15 +34,25 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let settings = try await configuration.settings(flags: options.flags(passphrase).merging(acme.flags) { $1 })
         let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .info)
+        // Before the first secret is read.
+        ProcessHardening.apply(logger)
+        let manager = ServiceManager()
+        // Taken out of the environment now: no child is to hear of them.
+        let inherited = try InheritedSockets.take()
+        // Before anything counts.
+        let registry =
+            try settings.strings(.serveMetricsListen).isEmpty ? nil : MetricsSetup.bootstrap(engine: settings.required(.serveEngine))
         let certificate = try ACMESettings.isEnabled(settings) ? ServerCertificate(ACMESettings(settings), logger: logger) : nil
-        let serverConfiguration = try StorageServerConfiguration(settings, passphrase: passphrase, obtaining: certificate)
+        var serverConfiguration = try StorageServerConfiguration(settings, passphrase: passphrase, obtaining: certificate)
+        serverConfiguration.inheritedSockets = inherited.listeners
+        try serverConfiguration.monitor(settings, registry)
         let server = StorageServer(configuration: serverConfiguration, logger: logger)
         if options.check {
             do { try server.check() } catch { throw CommandFailure(error).ofConfiguration }
             Output.note("good: configuration, addresses, certificates and access policy")
             return
         }
-        raiseDescriptorLimit(logger, for: serverConfiguration.limits.maximumConnections)
+        ProcessHardening.raiseDescriptorLimit(logger, for: serverConfiguration.limits.maximumConnections)
         // Before the start, so that no signal meets its default.
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sighup)
         try await server.start()
@@ -50,37 +62,22 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                 ? JSONValue.object([("listening", .string("wss://\(address)"))]).text : "listening on wss://\(address)"
             try Output.line(line)
         }
-        try await serve(server, keeping: certificate, until: signals)
+        manager.ready("serving at \(server.listeningAddresses.map(\.description).joined(separator: ", "))")
+        try await serve(server, keeping: certificate, for: manager, until: signals)
     }
-
-    /// Each connection is a descriptor: the soft limit, often 1,024, becomes the hard one.
-    private func raiseDescriptorLimit(_ logger: Logger, for connections: Int) {
-        var limit = rlimit()
-        let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
-        guard unsafe getrlimit(resource, &limit) == 0 else { return }
-        limit.rlim_cur = limit.rlim_max
-        _ = unsafe setrlimit(resource, &limit)
-        _ = unsafe getrlimit(resource, &limit)
-        // Beside the connections: the engine's tables, listeners, log.
-        let needed = rlim_t(connections) + Self.otherDescriptors
-        if limit.rlim_cur < needed {
-            logger.warning(
-                "fewer file descriptors than connections allowed: accepting will pause when they run out",
-                metadata: ["descriptors": "\(limit.rlim_cur)", "needed": "\(needed)", "remedy": "raise the hard limit (ulimit -Hn)"])
-        }
-    }
-
-    private static let otherDescriptors: rlim_t = 1_100
 
     /// Reloads and drains as the signals say; returns when the server has stopped.
     ///
     /// - Throws: what keeps a server without a certificate from ever getting one.
-    private func serve(_ server: StorageServer, keeping certificate: ServerCertificate?, until signals: UnixSignalsSequence) async throws {
+    private func serve(
+        _ server: StorageServer, keeping certificate: ServerCertificate?, for manager: ServiceManager, until signals: UnixSignalsSequence
+    ) async throws {
         let format = output.format ?? .text
         let (stopRequests, requestStop) = AsyncStream<Void>.makeStream()
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
                 let kept = await Self.keep(certificate, for: server, until: stopRequests)
+                manager.stopping()
                 await server.stop()
                 try kept.get()
             }
@@ -88,8 +85,11 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                 var isDraining = false
                 for await signal in signals {
                     if signal == .sighup {
+                        manager.reloading()
+                        await server.reopenAuditLog()
                         // The server has logged why, and goes on with what it has.
-                        _ = try? await server.reload(.signal)
+                        let isDone = (try? await server.reload(.signal)) != nil
+                        manager.ready(isDone ? "serving" : "serving with the old certificates: the reload failed")
                     } else if isDraining {
                         let failure = CommandFailure(
                             signal == .sigint ? .interrupted : .terminated, "ended before the drain was complete",
@@ -99,6 +99,14 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                     } else {
                         isDraining = true
                         requestStop.yield()
+                    }
+                }
+            }
+            if let interval = manager.watchdogInterval {
+                group.addTask {
+                    // Twice as often as asked; a thread that does not answer is not covered up.
+                    while (try? await Task.sleep(for: interval / 2)) != nil {
+                        if await server.isAlive() { manager.watchdog() }
                     }
                 }
             }
@@ -190,6 +198,21 @@ struct ServeOptions: ParsableArguments {
             valueName: "file"))
     var policy: String?
 
+    @Option(help: ArgumentHelp("Group that may read the key file too, which then may have mode 0640.", valueName: "name"))
+    var keyGroup: String?
+
+    @Option(help: ArgumentHelp("Audit log, a JSON object on each line; - is standard output.", valueName: "file"))
+    var auditLog: String?
+
+    @Flag(help: "Admit no connection that the audit log cannot take.")
+    var auditRequired = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Address of /metrics, /livez and /readyz, as localhost:9464; mutual TLS beyond loopback; repeat for several.",
+            valueName: "host:port"))
+    var metricsListen: [HostAndPort] = []
+
     @Option(help: ArgumentHelp("How long SIGTERM waits for what runs (default: 10s).", valueName: "span"))
     var drainTimeout: TimeSpan?
 
@@ -237,7 +260,10 @@ struct ServeOptions: ParsableArguments {
     var check = false
 
     func flags(_ passphrase: PassphraseOptions) -> [Setting: [String]] {
-        var flags: [Setting: [String]] = [.serveListen: listen.map(\.description), .serveCRL: crl, .serveRefused: refused]
+        var flags: [Setting: [String]] = [
+            .serveListen: listen.map(\.description), .serveMetricsListen: metricsListen.map(\.description), .serveCRL: crl,
+            .serveRefused: refused,
+        ]
         let single: [(Setting, String?)] = [
             (.serveData, data), (.serveEngine, engine), (.serveDurability, durability), (.serveEventLoops, eventLoops.map { "\($0)" }),
             (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
@@ -250,6 +276,7 @@ struct ServeOptions: ParsableArguments {
             (.serveHandshakeRatePerAddress, handshakeRatePerAddress.map { "\($0)" }),
             (.serveWatchInterval, watchInterval?.description), (.serveReloadInterval, reloadInterval?.description),
             (.serveMaximumMessage, maximumMessage?.description), (.logLevel, logLevel), (.logFormat, logFormat),
+            (.serveKeyGroup, keyGroup), (.serveAuditLog, auditLog), (.serveAuditRequired, auditRequired ? "true" : nil),
         ]
         for (setting, value) in single { if let value { flags[setting] = [value] } }
         return flags.filter { !$0.value.isEmpty }
@@ -308,6 +335,27 @@ extension StorageServerConfiguration {
         }
         try interval(.serveWatchInterval, \.watchInterval)
         try interval(.serveReloadInterval, \.interval)
+    }
+}
+
+extension StorageServerConfiguration {
+    /// Audit log and monitoring, as the settings say.
+    mutating func monitor(_ settings: Settings, _ registry: PrometheusRegistry?) throws {
+        let isRequired = try settings.value(.serveAuditRequired, expected: "true or false") { Bool($0) } ?? false
+        if let path = try settings.string(.serveAuditLog) {
+            var destination = path == "-" ? AuditDestination.standardOutput : .file(path)
+            destination.isRequired = isRequired
+            audit = destination
+        } else if isRequired {
+            throw CommandFailure(
+                .configurationInvalid, "an audit log is required, and there is none", why: "expected: serve.audit-log",
+                remedy: "give --audit-log, or leave --audit-required out")
+        }
+        let addresses = try settings.values(.serveMetricsListen, expected: "HOST:PORT; an IPv6 address in brackets") {
+            HostAndPort(argument: $0)
+        }
+        guard let registry else { return }
+        monitoring = MonitoringConfiguration(addresses: addresses.map { ListenAddress(host: $0.host, port: $0.port) }) { registry.text() }
     }
 }
 

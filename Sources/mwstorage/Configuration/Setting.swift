@@ -64,6 +64,12 @@ extension Setting {
         name: "serve.passphrase-file", summary: "file with the passphrase of the server's key or keystore")
     static let serveTrustPassphraseFile = Setting(
         name: "serve.trust-passphrase-file", summary: "file with the passphrase of a keystore given as trust, if it is another one")
+    static let serveKeyGroup = Setting(name: "serve.key-group", summary: "group that may read the server's key file too (mode 0640)")
+    static let serveAuditLog = Setting(name: "serve.audit-log", summary: "file of the audit log, JSON lines; - is standard output")
+    static let serveAuditRequired = Setting(
+        name: "serve.audit-required", summary: "true: no connection is admitted that the audit log cannot take", fallback: "false")
+    static let serveMetricsListen = Setting(
+        name: "serve.metrics-listen", summary: "addresses of /metrics, /livez and /readyz; mutual TLS beyond loopback", isList: true)
     static let serveDrainTimeout = Setting(name: "serve.drain-timeout", summary: "how long SIGTERM waits for what runs", fallback: "10s")
     static let serveMaximumConnections = Setting(
         name: "serve.maximum-connections", summary: "connections accepted at a time", fallback: "10000")
@@ -97,7 +103,8 @@ extension Setting {
             serveDrainTimeout,
             serveMaximumConnections,
             serveMaximumConnectionsPerCertificate, serveMaximumConnectionsPerPrincipal, serveHandshakeRate, serveHandshakeRatePerAddress,
-            serveWatchInterval, serveReloadInterval, serveMaximumMessage,
+            serveWatchInterval, serveReloadInterval, serveMaximumMessage, serveKeyGroup, serveAuditLog, serveAuditRequired,
+            serveMetricsListen,
         ] + ofACME
 
     /// What a context holds: where to connect, as whom, and whom to trust.

@@ -120,6 +120,7 @@ extension CommandFailure {
         let status: ExitStatus =
             switch error.code {
             case .addressUnavailable: .unreachable
+            case .auditUnavailable: .cannotCreateOutput
             case .wrongState: .internalError
             case .storageUnavailable: .inputOutput
             default: .configurationInvalid

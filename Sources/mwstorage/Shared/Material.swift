@@ -7,6 +7,8 @@ struct Material: Sendable {
     /// The settings of one side, by their names.
     struct Names {
         var certificate, key, keystore, keystoreAlias, passphraseFile, trust, trustPassphraseFile, crl: Setting
+        /// Only a server's key may belong to a group.
+        var keyGroup: Setting?
         /// Servers only: a client that sees a list out of date has somebody to tell.
         var crlGrace: Setting?
 
@@ -16,7 +18,7 @@ struct Material: Sendable {
         static let server = Names(
             certificate: .serveCertificate, key: .serveKey, keystore: .serveKeystore, keystoreAlias: .serveKeystoreAlias,
             passphraseFile: .servePassphraseFile, trust: .serveTrust, trustPassphraseFile: .serveTrustPassphraseFile, crl: .serveCRL,
-            crlGrace: .serveCRLGrace)
+            keyGroup: .serveKeyGroup, crlGrace: .serveCRLGrace)
     }
 
     private enum IdentityFiles {
@@ -33,6 +35,7 @@ struct Material: Sendable {
     private var revocationGraceSeconds: Int64
     private var passphraseFile: String?
     private var trustPassphraseFile: String?
+    private var keyPermissions = PrivateFile.Permissions.ownerOnly
 
     /// - Parameter given: What the command line says of the passphrase, beyond a file; it is read now, once.
     init(_ settings: Settings, names: Names, passphrase given: PassphraseOptions) throws {
@@ -57,6 +60,7 @@ struct Material: Sendable {
         trust = try settings.required(names.trust)
         revocationLists = try settings.strings(names.crl)
         trustPassphraseFile = try settings.string(names.trustPassphraseFile)
+        if let group = names.keyGroup, let name = try settings.string(group) { keyPermissions = .ownerAndGroup(try Self.group(name)) }
         revocationGraceSeconds = try names.crlGrace.map { try Self.graceSeconds(settings, $0) } ?? 0
         passphraseFile = try settings.string(names.passphraseFile)
         passphrase = try given.reader(file: passphraseFile)
@@ -104,10 +108,11 @@ struct Material: Sendable {
             let bytes = try PrivateFile.read(path, permissions: .any).bytes
             return try Keystore(bytes: bytes, source: path, passphrase: passphrase).identity(alias: alias)
         case .pem(let certificate, let key):
-            let keyBytes = try PrivateFile.read(key).bytes
-            return try Identity.pem(
-                chain: certificate == key ? keyBytes : LocalFile.contents(certificate), key: keyBytes, passphrase: passphrase,
-                source: certificate, keySource: key)
+            return try PrivateFile.read(key, permissions: keyPermissions).withBytes { bytes in
+                try Identity.pem(
+                    chain: certificate == key ? bytes : LocalFile.contents(certificate), key: bytes, passphrase: passphrase,
+                    source: certificate, keySource: key)
+            }
         }
     }
 
@@ -151,6 +156,16 @@ struct Material: Sendable {
     /// DER (PKCS#12) begins with a SEQUENCE, JKS with FEEDFEED.
     private static func isKeystore(_ bytes: [UInt8]) -> Bool { bytes.first == 0x30 || bytes.starts(with: [0xFE, 0xED]) }
 
+    /// The number of the group that has this name.
+    private static func group(_ name: String) throws -> UInt32 {
+        guard let entry = unsafe getgrnam(name) else {
+            throw CommandFailure(
+                .configurationInvalid, "there is no group \(name)", why: "expected: the name of a group that may read the server's key",
+                remedy: "make it with groupadd, or leave serve.key-group out")
+        }
+        return unsafe entry.pointee.gr_gid
+    }
+
     private static func rank(_ origin: Settings.Origin, in settings: Settings) -> Int {
         if case .environment = origin { return 1 }
         return settings.layers.firstIndex { $0.origin == origin } ?? settings.layers.count
@@ -167,7 +182,7 @@ extension PassphraseOptions {
             return { passphrase }
         }
         if let passphraseEnv {
-            let passphrase = try Passphrase.environment(passphraseEnv)
+            let passphrase = try Passphrase.takingEnvironment(passphraseEnv)
             return { passphrase }
         }
         return { try file.map { try Passphrase.file($0) } }

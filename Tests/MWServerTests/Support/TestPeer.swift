@@ -87,6 +87,14 @@ final class TestPeer {
         }
     }
 
+    /// Everything until the connection is over, or until a byte comes that no text has, as that of a close frame.
+    func everything(until mark: UInt8? = nil) async throws -> String {
+        while mark.map({ !self.received.readableBytesView.contains($0) }) ?? true {
+            do { try await self.readMore() } catch is Ended { break }
+        }
+        return String(buffer: self.received)
+    }
+
     // MARK: WebSocket
 
     func send(_ bytes: ByteBuffer) async throws { try await self.channel.writeAndFlush(bytes).get() }
