@@ -8,6 +8,8 @@ public enum ConnectionEvent: Sendable, Equatable {
     case reconnecting(attempt: Int, after: Duration)
     /// The server welcomed us again. What changed meanwhile was not announced on ``StorageClient/reloads``.
     case resumed(Endpoint)
+    /// Our identity's files were replaced, and calls go over a new connection that was made with them. Nothing was missed.
+    case moved(Endpoint)
     /// No endpoint is worth another attempt; why. The client has ended.
     case gaveUp(ClientError)
 }

@@ -6,6 +6,9 @@ public struct StorageClientConfiguration: Sendable {
     public var endpoints: [Endpoint]
     /// Our certificate, key and trust store; loaded anew for each connection, so that a rotation needs no restart.
     public var identity: TLSMaterialSource
+    /// Between two looks at whether the files of ``identity`` were replaced; `nil` is never. Then a second connection is opened with what they
+    /// are now, calls move over to it once those on the first are answered, and the first is closed: no call fails. Default 1 s.
+    public var identityWatchInterval: Duration? = .seconds(1)
     /// How the server proves who it is. There is no way to turn this off.
     public var verification: Verification = .nameFromEndpoint
     /// The deadline of each step.

@@ -137,10 +137,13 @@ final class FakeConnection: Sendable {
     let frames = Mailbox<NativeFrame>()
     /// The close frame of the client's, or its absence, once the connection has ended.
     let ended = Mailbox<CloseCode?>()
+    /// Who the client is.
+    let certificate: Certificate?
     private let channel: any Channel
     private let handler: NIOLoopBound<FakeServerHandler>
 
-    fileprivate init(channel: any Channel, handler: FakeServerHandler) {
+    fileprivate init(channel: any Channel, handler: FakeServerHandler, certificate: Certificate?) {
+        self.certificate = certificate
         self.channel = channel
         self.handler = NIOLoopBound(handler, eventLoop: channel.eventLoop)
     }
@@ -203,6 +206,12 @@ private final class FakeServerHandler: ChannelInboundHandler {
     private var connection: FakeConnection?
     private var context: ChannelHandlerContext?
     private var closeCode: CloseCode?
+    private var certificate: Certificate?
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if let event = event as? TLSHandshakeCompleted { self.certificate = event.peer.leaf }
+        context.fireUserInboundEventTriggered(event)
+    }
 
     init(opening: FakeServer.Opening, server: FakeServer) {
         self.opening = opening
@@ -274,7 +283,7 @@ private final class FakeServerHandler: ChannelInboundHandler {
             }
             if self.isNative { answer += "Sec-WebSocket-Protocol: \(nativeSubprotocol)\r\n" }
             answer += "\r\n"
-            let connection = FakeConnection(channel: context.channel, handler: self)
+            let connection = FakeConnection(channel: context.channel, handler: self, certificate: self.certificate)
             self.connection = connection
             var welcome = ByteBuffer(string: answer)
             if case .upgradeWithReload(let data) = self.opening {

@@ -152,6 +152,7 @@ import Testing
                 case .disconnected: seen.append("disconnected")
                 case .reconnecting(let attempt, _): seen.append("reconnecting \(attempt)")
                 case .resumed: seen.append("resumed")
+                case .moved: seen.append("moved")
                 case .gaveUp: seen.append("gaveUp")
                 }
                 if case .resumed = event { break }

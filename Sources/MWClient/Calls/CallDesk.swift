@@ -35,6 +35,9 @@ final class CallDesk {
     /// Nothing waits and nothing is with the server.
     var isIdle: Bool { self.table.isIdle }
 
+    /// Requests that are with the server.
+    var inFlightCount: Int { self.table.inFlightCount }
+
     /// Nothing more can be sent on the connection, as the server answers nothing.
     var isStuck: Bool { self.table.isStuck(now: self.eventLoop.now) }
 

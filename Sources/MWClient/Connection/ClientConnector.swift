@@ -22,10 +22,16 @@ struct ClientConnector {
         let verification = self.configuration.verification
         let policy = TLSPolicy(handshakeTimeout: self.configuration.timeouts.tls)
         NIOThreadPool.singleton.runIfActive(eventLoop: self.eventLoop) {
-            try TLSContext(client: material.load(), verification: verification.serverVerification(for: endpoint), policy: policy)
+            // Before the contents: what changes while we read is then a change.
+            let files = FileSnapshot(of: material.paths)
+            let loaded = Result {
+                try TLSContext(client: material.load(), verification: verification.serverVerification(for: endpoint), policy: policy)
+            }
+            return (files, loaded)
         }
-        .assumeIsolated().whenComplete { result in
-            switch result {
+        .assumeIsolated().whenComplete { (result: Result<(FileSnapshot, Result<TLSContext, any Error>), any Error>) in
+            attempt.files = try? result.get().0
+            switch result.flatMap({ $0.1 }) {
             case .success(let tls): self.connect(attempt, to: endpoint, tls)
             case .failure(let error): attempt.complete(.failure(ConnectionError(loading: error)))
             }
@@ -87,6 +93,8 @@ final class ConnectionAttempt {
     private(set) var isOver = false
     /// Whom TLS connected us to, as soon as it has.
     fileprivate(set) var peer: VerifiedPeer?
+    /// What our identity was read from.
+    fileprivate(set) var files: FileSnapshot?
     fileprivate let exchange: OpeningExchange?
     fileprivate var channel: (any Channel)?
     private var observer: ((Result<OpenedConnection, ConnectionError>) -> Void)?

@@ -4,6 +4,7 @@ import MWProtocol
 import MWTLS
 import MWWebSocket
 import NIOCore
+import NIOPosix
 import Synchronization
 
 /// The client's shell on its event loop: it asks the machines what to do, and does it. Everything here runs on that loop.
@@ -47,6 +48,15 @@ final class ClientEngine {
     private var attempt: ConnectionAttempt?
     private var session: SessionHandler?
     private var wasConnected = false
+    private var endpointIndex = 0
+
+    private var identityWatch = IdentityWatch()
+    private var watchTimer: Scheduled<Void>?
+    /// The attempt at a connection with a new identity.
+    private var moving: ConnectionAttempt?
+    /// It is open, and takes over once nothing is under way on the old one.
+    private var successor: (session: SessionHandler, endpoint: Endpoint, files: FileSnapshot?)?
+    private var moveTimer: Scheduled<Void>?
 
     private var waitTimer: Scheduled<Void>?
     private var stabilityTimer: Scheduled<Void>?
@@ -87,6 +97,7 @@ final class ClientEngine {
             self.phase = .running
             self.runContinuation = continuation
             self.connect(to: self.reconnection.started(using: &self.random))
+            self.armIdentityWatch()
         case .ended(let error) where error.code == .closed:
             continuation.resume()
         case .ended(let error):
@@ -123,6 +134,7 @@ final class ClientEngine {
 
     private func beginClosingHandshake() {
         self.phase = .closingHandshake
+        self.forgetSuccessor()
         self.desk.end(because: Self.closedByUser)
         self.deliverResults()
         self.session?.close()
@@ -131,7 +143,8 @@ final class ClientEngine {
     private func end(with error: ClientError?) {
         self.phase = .ended(error ?? Self.closedByUser)
         self.reconnection.closed()
-        for timer in [self.waitTimer, self.stabilityTimer, self.drainTimer] { timer?.cancel() }
+        for timer in [self.waitTimer, self.stabilityTimer, self.drainTimer, self.watchTimer] { timer?.cancel() }
+        self.forgetSuccessor()
         self.attempt?.cancel()
         self.attempt = nil
         self.submissionsArrived()  // what is in the inbox fails too
@@ -176,7 +189,8 @@ final class ClientEngine {
     }
 
     private func sendQueued() {
-        guard let session = self.session else { return }
+        // What would go over the old connection now waits for the new one.
+        guard let session = self.session, self.successor == nil else { return }
         switch self.phase {
         case .running, .draining: break
         case .idle, .closingHandshake, .ended: return
@@ -186,6 +200,7 @@ final class ClientEngine {
     }
 
     private func callsEnded() {
+        self.moveOverIfQuiet()
         self.finishDrainIfIdle()
         self.deliverResults()
     }
@@ -212,11 +227,14 @@ final class ClientEngine {
         self.logger.debug("connecting", metadata: ["endpoint": "\(endpoint)"])
         let attempt = self.connector.connect(to: endpoint)
         self.attempt = attempt
+        self.endpointIndex = index
         attempt.whenComplete { [weak self] result in
             guard let self, self.attempt === attempt else { return }
             self.attempt = nil
             switch result {
-            case .success(let opened): self.established(opened)
+            case .success(let opened):
+                self.identityWatch.connected(with: attempt.files)
+                self.established(opened)
             case .failure(let failure): self.attemptFailed(failure)
             }
         }
@@ -290,10 +308,95 @@ final class ClientEngine {
     }
 }
 
+// MARK: - Another identity
+
+extension ClientEngine {
+    private func armIdentityWatch() {
+        guard let interval = self.configuration.identityWatchInterval, !self.configuration.identity.paths.isEmpty else { return }
+        self.watchTimer = self.schedule(in: interval) { $0.lookAtIdentity() }
+    }
+
+    private func lookAtIdentity() {
+        guard case .running = self.phase else { return }
+        NIOThreadPool.singleton.runIfActive(eventLoop: self.eventLoop) { [paths = self.configuration.identity.paths] in
+            FileSnapshot(of: paths)
+        }
+        .assumeIsolated().whenComplete { [weak self] (result: Result<FileSnapshot, any Error>) in
+            guard let self, case .running = self.phase else { return }
+            let isBusy = self.session == nil || self.moving != nil || self.successor != nil
+            if case .success(let files) = result, !isBusy, self.identityWatch.looked(at: files) { self.openSuccessor() }
+            self.armIdentityWatch()
+        }
+    }
+
+    /// A second connection, to where the first one is.
+    private func openSuccessor() {
+        let attempt = self.connector.connect(to: self.configuration.endpoints[self.endpointIndex])
+        self.moving = attempt
+        attempt.whenComplete { [weak self] result in
+            guard let self, self.moving === attempt else { return }
+            self.moving = nil
+            switch result {
+            case .success(let opened): self.successorOpened(opened, attempt.files)
+            case .failure(let failure): self.moveFailed(failure, with: attempt.files)
+            }
+        }
+    }
+
+    private func successorOpened(_ opened: OpenedConnection, _ files: FileSnapshot?) {
+        // The first one ended meanwhile, or the client does: whoever connects next reads the new files anyway.
+        guard case .running = self.phase, self.session != nil else { return opened.close() }
+        let session = SessionHandler(configuration: self.configuration, delegate: self)
+        do {
+            try opened.start(session)
+        } catch {
+            return self.moveFailed(ConnectionError(error), with: files)
+        }
+        self.desk.count { $0.connections += 1 }
+        self.successor = (session, opened.endpoint, files)
+        self.moveTimer = self.schedule(in: self.configuration.timeouts.drain) { engine in
+            // It answers nothing any more: what it owes is lost, as with any connection that broke.
+            if engine.successor != nil { engine.session?.giveUp(.unresponsive) }
+        }
+        self.callsEnded()
+    }
+
+    private func moveFailed(_ failure: ConnectionError, with files: FileSnapshot?) {
+        self.moveTimer?.cancel()
+        self.identityWatch.attemptFailed(with: files)
+        self.logger.warning("no connection with the new identity; the old one stays", metadata: ["error": "\(failure.error)"])
+    }
+
+    /// Every call is answered on the connection it was sent on; then the next ones go over the new one.
+    private func moveOverIfQuiet() {
+        guard let (session, endpoint, files) = self.successor, self.desk.inFlightCount == 0 else { return }
+        let old = self.session
+        self.session = session
+        self.successor = nil
+        self.moveTimer?.cancel()
+        self.identityWatch.connected(with: files)
+        self.logger.info("moved over to a connection with the new identity", metadata: ["endpoint": "\(endpoint)"])
+        self.shared.events.send(.moved(endpoint))
+        old?.close()
+        self.sendQueued()
+    }
+
+    private func forgetSuccessor() {
+        self.moving?.cancel()
+        self.moving = nil
+        self.moveTimer?.cancel()
+        let successor = self.successor
+        self.successor = nil
+        successor?.session.close()
+    }
+}
+
 // MARK: - What the connection says
 
 extension ClientEngine: SessionDelegate {
     func session(_ session: SessionHandler, received message: ByteBuffer) {
+        // A connection that we have left says nothing new.
+        guard session === self.session || session === self.successor?.session else { return }
         do throws(ProtocolError) {
             switch self.clientProtocol {
             case .mwdb: self.received(try MWDBReply(message: message), in: session)
@@ -349,6 +452,11 @@ extension ClientEngine: SessionDelegate {
     func sessionBecameWritable(_ session: SessionHandler) { self.sendQueued() }
 
     func sessionEnded(_ session: SessionHandler, _ failure: ConnectionError) {
+        if let successor = self.successor, successor.session === session {
+            self.successor = nil
+            self.moveFailed(failure, with: successor.files)
+            return self.sendQueued()
+        }
         guard self.session === session else { return }
         self.session = nil
         self.stabilityTimer?.cancel()
@@ -356,6 +464,11 @@ extension ClientEngine: SessionDelegate {
         switch self.phase {
         case .draining, .closingHandshake: return self.end(with: nil)
         case .idle, .running, .ended: break
+        }
+        if self.successor != nil {
+            // The new one is here already.
+            self.moveOverIfQuiet()
+            return self.deliverResults()
         }
         self.note(failure)
         self.proceed(self.reconnection.connectionLost(failure.kind, retryAfter: failure.retryAfter, using: &self.random))
