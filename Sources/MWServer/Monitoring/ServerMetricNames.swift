@@ -14,6 +14,7 @@ package enum ServerMetricNames {
         "mwstorage_openings_shed_total": "Connections closed as soon as they were accepted, by reason.",
         "mwstorage_requests_total": "Requests, by type.",
         "mwstorage_requests_failed_total": "Requests that failed, as a disk that is full makes them.",
+        "mwstorage_requests_denied_total": "Requests beyond the rights of who sent them.",
         "mwstorage_keys_read_total": "Keys looked up.",
         "mwstorage_force_reloads_total": "Changes told to other mwDB clients.",
         "mwstorage_force_reloads_deferred_total": "Of these, those that had to wait for an answer.",
