@@ -218,6 +218,32 @@ import Testing
         #expect(try bench.current() != nil)
     }
 
+    // Method: the time left is looked at whenever the manager sleeps.
+    @Test("case 33 lifetimes: certificates of two minutes and of six days are renewed in time, again and again", arguments: [120, 6 * day])
+    func shortLifetimes(_ seconds: Int64) async throws {
+        let bench = try ManagerBench { ca in ca.change = { $0.notAfter = $0.notBefore.adding(seconds: 3600 + seconds) } }
+        let least = Mutex(Int64.max)
+        bench.clock.onSleep { [directory = bench.directory] now in
+            guard let leaf = try? directory.load().current?.generation.leaf else { return }
+            least.withLock { $0 = min($0, leaf.notAfter.seconds(since: now)) }
+        }
+        try await bench.run(for: 10 * seconds)
+        #expect((11...41).contains(bench.orders()), "\(bench.orders())")
+        #expect(least.withLock { $0 } > seconds / 10)
+        #expect(bench.installed.withLock { $0.count } == bench.orders())
+    }
+
+    // Method: validation takes the CA half a minute, and no start lasts longer than two seconds.
+    @Test("case 40 first_start_no_cert: fifty starts that are stopped in the middle make one order, and leave no answer behind")
+    func restartLoop() async throws {
+        let bench = try ManagerBench { $0.validationPolls = 12 }
+        for _ in 0..<50 { try await bench.run(for: 2) }
+        #expect(bench.orders() == 1)
+        #expect(bench.transfer.with { $0.accounts.count } == 1)
+        #expect(bench.transfer.with { $0.world.isEmpty })
+        #expect(try bench.current()?.number == 1)
+    }
+
     @Test("certificates that are old when they are new are not renewed without end")
     func backdated() async throws {
         let bench = try ManagerBench { ca in
