@@ -108,6 +108,13 @@ package struct ACMEError: Error, Hashable, CustomStringConvertible {
 }
 
 extension ACMEError {
+    /// This CA said no and will say so again; another need not.
+    var isRefusalOfAuthority: Bool {
+        guard let problem else { return false }
+        // CAA records name the CAs that may issue (RFC 8659).
+        return disposition == .permanent || problem.kind == .caa || problem.subproblems.contains { $0.kind == .caa }
+    }
+
     /// What the CA's problem means.
     init(_ problem: ACMEProblem, subject: String) {
         let meaning = Meaning(problem)

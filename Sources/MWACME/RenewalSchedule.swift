@@ -313,9 +313,11 @@ package struct AuthoritySequence: Sendable, Hashable {
 
     package mutating func failed(_ error: ACMEError, at directory: String) {
         if let date = error.retryAt { retryAt[directory] = date }
-        if error.disposition == .retryOrFallback {
-            // A rate limit does not pass by trying again.
-            failures[directory, default: 0] += error.code == .rateLimited ? failuresBeforeFallback : 1
+        if error.code == .rateLimited || error.isRefusalOfAuthority {
+            // Does not pass by trying again.
+            failures[directory, default: 0] += failuresBeforeFallback
+        } else if error.disposition == .retryOrFallback {
+            failures[directory, default: 0] += 1
         }
     }
 

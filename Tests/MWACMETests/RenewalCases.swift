@@ -387,6 +387,24 @@ import Testing
         #expect(sequence.choice(at: now) == nil)
     }
 
+    @Test("a CA that says no sends to the next one at once; a failed validation does not, unless CAA forbids the CA")
+    func refusalAndFallback() throws {
+        let now = Timestamp.now()
+        func choice(after kind: String) throws -> String? {
+            var bench = try Workbench()
+            bench.ca.intercept = { route, _, _ in route == .newOrder ? FakeCA.problemResponse(403, kind) : nil }
+            var sequence = AuthoritySequence(directories: ["one", "two"])
+            sequence.failed(try #require(try bench.issue().error), at: "one")
+            return sequence.choice(at: now)
+        }
+        #expect(try choice(after: "unauthorized") == "two")
+        #expect(try choice(after: "caa") == "two")
+        #expect(try choice(after: "dns") == "one")
+        var sequence = AuthoritySequence(directories: ["one", "two"])
+        sequence.failed(ACMEError(.planInvalid, subject: "order", "no names"), at: "one")
+        #expect(sequence.choice(at: now) == "one")
+    }
+
     @Test("what is remembered survives the file")
     func remembered() throws {
         var bench = try Workbench()
