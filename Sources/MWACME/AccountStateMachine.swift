@@ -62,7 +62,7 @@ package struct AccountStateMachine: ~Copyable {
 
     package mutating func start(at now: Moment) -> Action {
         guard case .idle = stage else { preconditionFailure("started twice") }
-        if let retryAt = record.rateLimit(at: now.date) {
+        if let retryAt = record.rateLimit(at: now.date), waitsForRateLimit {
             return end(
                 ACMEError(
                     .rateLimited, subject: plan.directoryURL, "the CA asked to wait", retryAt: retryAt, disposition: .retryOrFallback))
@@ -108,6 +108,14 @@ package struct AccountStateMachine: ~Copyable {
                 disposition: .retry, underlying: [reason]))
     }
 
+    /// A limit on orders must not keep a stolen key trusted.
+    private var waitsForRateLimit: Bool {
+        switch operation {
+        case .revoke, .revokeByKey, .deactivate: false
+        case .register, .find, .updateContacts, .rollover: true
+        }
+    }
+
     // MARK: - Steps
 
     private mutating func act(on step: Conversation.Step, at now: Moment) -> Action {
@@ -136,8 +144,8 @@ package struct AccountStateMachine: ~Copyable {
                 record.url = try AccountRequests.accountURL(of: response, source: plan.directoryURL)
                 account = ACMEAccount(json, source: plan.directoryURL)
                 if case .register = operation { record.contacts = plan.contacts }
-                return save(thenOperate: thenOperate)
-            case .operating: return operated(json)
+                return save(thenOperate: thenOperate, at: now)
+            case .operating: return operated(json, at: now)
             default: preconditionFailure("no reply was awaited")
             }
         } catch {
@@ -223,7 +231,7 @@ package struct AccountStateMachine: ~Copyable {
         }
     }
 
-    private mutating func operated(_ json: JSONValue) -> Action {
+    private mutating func operated(_ json: JSONValue, at now: Moment) -> Action {
         switch operation {
         case .updateContacts(let contacts):
             record.contacts = contacts
@@ -238,7 +246,7 @@ package struct AccountStateMachine: ~Copyable {
             stage = .over
             return .finished(record, nil)
         }
-        return save(thenOperate: false)
+        return save(thenOperate: false, at: now)
     }
 
     private mutating func refused(_ error: ACMEError, at now: Moment) -> Action {
@@ -250,9 +258,9 @@ package struct AccountStateMachine: ~Copyable {
             return .save(record)
         case (.operating, .revoke), (.operating, .revokeByKey):
             // RFC 8555 §7.6: what was to be achieved is so.
-            if error.problem?.kind == .alreadyRevoked { return operated(.null) }
-        case (.operating, .rollover) where error.problem != nil && error.code != .serverFailed:
-            // A clear no; anything less clear leaves both keys to be tried next time.
+            if error.problem?.kind == .alreadyRevoked { return operated(.null, at: now) }
+        case (.operating, .rollover) where error.problem?.kind != nil && error.code != .serverFailed:
+            // A clear no; anything less clear, as a proxy's page, leaves both keys to be tried next time.
             record.pendingKey = nil
             stage = .failing(error)
             return .save(record)
@@ -278,8 +286,9 @@ package struct AccountStateMachine: ~Copyable {
         }
     }
 
-    private mutating func save(thenOperate: Bool) -> Action {
-        record.retryAt = nil
+    private mutating func save(thenOperate: Bool, at now: Moment) -> Action {
+        // One that still holds is for those operations that it did not keep from.
+        record.retryAt = record.rateLimit(at: now.date)
         stage = .saving(thenOperate: thenOperate)
         return .save(record)
     }

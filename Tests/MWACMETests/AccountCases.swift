@@ -184,6 +184,38 @@ import Testing
         #expect(bench.ca.revoked.count == 2)
         #expect(first.key.publicKeyPin != second.key.publicKeyPin)
     }
+
+    @Test("a rate limit keeps nobody from revoking or deactivating, and stays")
+    func rateLimitAndRevocation() throws {
+        var bench = try Workbench()
+        let first = try #require(try bench.issue().certificate).generation
+        let second = try #require(try bench.issue().certificate).generation
+        let retryAt = bench.now.date.adding(seconds: 7200)
+        bench.account.retryAt = retryAt
+        _ = try bench.operate(.revoke(first.leaf, reason: .keyCompromise)).get()
+        _ = try bench.operate(.revokeByKey(second.leaf, key: second.key, reason: .keyCompromise)).get()
+        #expect(bench.ca.revoked.count == 2)
+        #expect(bench.account.retryAt == retryAt)
+        #expect(try bench.operate(.rollover(to: try .generate())).failure?.code == .rateLimited)
+        #expect(try bench.operate(.deactivate).get().1?.status == .deactivated)
+        #expect(bench.account.retryAt == retryAt)
+    }
+
+    // Method: the CA changes the key, and a proxy replaces its reply.
+    @Test("a refusal that is no problem document leaves both keys of a rollover, and the next start finds the one that works")
+    func rolloverBehindProxy() throws {
+        var bench = try Workbench()
+        _ = try bench.operate(.register).get()
+        bench.ca.intercept = { route, _, _ in
+            route == .keyChange ? .response(HTTPResponse(status: 403, body: Array("<html>".utf8))) : nil
+        }
+        let new = try PrivateKey.generate()
+        #expect(try bench.operate(.rollover(to: new)).failure != nil)
+        #expect(bench.account.pendingKey?.publicKeyPin == new.publicKeyPin)
+        bench.ca.accounts[0].jwk = try JSONWebKey(new).members
+        #expect(try bench.issue().certificate != nil)
+        #expect(bench.account.key.publicKeyPin == new.publicKeyPin)
+    }
 }
 
 extension Result {
