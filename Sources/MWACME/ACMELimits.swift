@@ -22,8 +22,12 @@ package struct ACMELimits: Sendable, Hashable {
     package var maximumPollPause: Duration = .seconds(10)
     /// From the answer to the last challenge until all are valid.
     package var validationTimeout: Duration = .seconds(600)
-    /// From finalize until the certificate is there.
-    package var processingTimeout: Duration = .seconds(600)
+    /// From finalize until the certificate is there: longer than the ten minutes that some CAs ask to wait between two looks.
+    package var processingTimeout: Duration = .seconds(1200)
+    /// An order that is still processing so long after it was made is given up for a new one: its CA has lost it.
+    package var maximumProcessingAge: Duration = .seconds(3600)
+    /// So long an order is kept whose certificate may have been issued and cannot be had; after that a new one is made.
+    package var maximumUnclearAge: Duration = .seconds(86_400)
     /// The whole attempt, with all retries in it.
     package var totalTimeout: Duration = .seconds(1800)
     /// A CA that keeps a client going round in circles is left.

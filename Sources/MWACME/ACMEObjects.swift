@@ -26,8 +26,9 @@ package struct ACMEDirectory: Hashable, Sendable {
         keyChange = try json.optionalURL("keyChange", of: source)
         renewalInfo = try json.optionalURL("renewalInfo", of: source)
         let meta = json["meta"]
-        termsOfService = meta?["termsOfService"]?.string.map(ACMEProblem.safe)
-        website = meta?["website"]?.string.map(ACMEProblem.safe)
+        // An empty one is none: some CAs write all that they have not.
+        termsOfService = meta?["termsOfService"]?.string.flatMap { $0.isEmpty ? nil : ACMEProblem.safe($0) }
+        website = meta?["website"]?.string.flatMap { $0.isEmpty ? nil : ACMEProblem.safe($0) }
         caaIdentities = (meta?["caaIdentities"]?.strings ?? []).map(ACMEProblem.safe)
         externalAccountRequired = meta?["externalAccountRequired"]?.bool ?? false
         profiles = [:]
@@ -77,8 +78,10 @@ package struct ACMEAccount: Hashable, Sendable {
 package struct ACMEOrder: Hashable, Sendable {
     package var status: ACMEStatus
     package var identifiers: Set<Identifier>
+    /// Never empty while the order is pending.
     package var authorizations: [String]
-    package var finalize: String
+    /// Some CAs give it only when the order is ready.
+    package var finalize: String?
     package var certificate: String?
     package var error: ACMEProblem?
     package var profile: String?
@@ -90,17 +93,19 @@ package struct ACMEOrder: Hashable, Sendable {
     init(_ json: JSONValue, source: String) throws(ACMEError) {
         status = ACMEStatus(try json.text("status", of: source))
         identifiers = Set((json["identifiers"]?.array ?? []).compactMap { Identifier($0) })
-        guard let urls = json["authorizations"]?.array, (1...ACMEOrder.maximumAuthorizations).contains(urls.count) else {
+        let urls = json["authorizations"]?.array ?? []
+        // Once they are all valid, some CAs leave them out.
+        guard urls.count <= ACMEOrder.maximumAuthorizations, !urls.isEmpty || status != .pending else {
             throw ACMEError.malformed(source, "an order without authorizations, or with too many")
         }
         authorizations = []
         for url in urls {
-            guard let text = url.string, WebAddress.isUsable(text) else {
+            guard let text = url.string.flatMap({ WebAddress.resolve($0, against: source) }) else {
                 throw ACMEError.malformed(source, "an authorization without a URL")
             }
             if !authorizations.contains(text) { authorizations.append(text) }
         }
-        finalize = try json.url("finalize", of: source)
+        finalize = try json.optionalURL("finalize", of: source)
         certificate = try json.optionalURL("certificate", of: source)
         error = ACMEProblem(json["error"])
         profile = json["profile"]?.string.map(ACMEProblem.safe)
@@ -129,7 +134,7 @@ package struct ACMEAuthorization: Hashable, Sendable {
         challenges = []
         skippedChallenges = []
         for item in json["challenges"]?.array ?? [] {
-            if let challenge = ACMEChallenge(item) {
+            if let challenge = ACMEChallenge(item, source: source) {
                 challenges.append(challenge)
             } else {
                 skippedChallenges.append(ACMEProblem.safe(item["type"]?.string ?? "a challenge without a type"))
@@ -178,9 +183,10 @@ package struct ACMEChallenge: Hashable, Sendable {
     package static let maximumTokenBytes = 200
 
     /// Nil for a type we do not know (whose other fields are none of our business) and for a token that is no token.
-    init?(_ json: JSONValue) {
-        guard let type = json["type"]?.string.flatMap({ ChallengeType(rawValue: $0) }), let url = json["url"]?.string,
-            WebAddress.isUsable(url), let token = json["token"]?.string, Base64URL.isText(token),
+    init?(_ json: JSONValue, source: String) {
+        guard let type = json["type"]?.string.flatMap({ ChallengeType(rawValue: $0) }),
+            let url = json["url"]?.string.flatMap({ WebAddress.resolve($0, against: source) }), let token = json["token"]?.string,
+            Base64URL.isText(token),
             token.utf8.count <= ACMEChallenge.maximumTokenBytes
         else { return nil }
         self.type = type
@@ -207,14 +213,20 @@ extension JSONValue {
         return text
     }
 
+    /// RFC 8555 has whole URLs; a relative one is resolved against where it was found.
     func url(_ name: String, of source: String) throws(ACMEError) -> String {
-        let text = try text(name, of: source)
-        guard WebAddress.isUsable(text) else { throw ACMEError.malformed(source, "\"\(name)\" is no https URL") }
-        return text
+        guard let url = WebAddress.resolve(try text(name, of: source), against: source) else {
+            throw ACMEError.malformed(source, "\"\(name)\" is no https URL")
+        }
+        return url
     }
 
+    /// Nil where it is absent, null or empty.
     func optionalURL(_ name: String, of source: String) throws(ACMEError) -> String? {
-        self[name] == nil ? nil : try url(name, of: source)
+        switch self[name] {
+        case nil, .string("")?: nil
+        default: try url(name, of: source)
+        }
     }
 }
 
@@ -248,7 +260,10 @@ package enum WebAddress {
             absolute = "https://" + authority(of: base) + reference
         } else {
             let path = base.prefix { $0 != "?" && $0 != "#" }
-            guard !reference.isEmpty, let slash = path.lastIndex(of: "/"), path.distance(from: path.startIndex, to: slash) >= 8 else {
+            // RFC 3986 §4.2: what has a colon in its first segment has another scheme.
+            guard !reference.isEmpty, !reference.prefix(while: { $0 != "/" }).contains(":"), let slash = path.lastIndex(of: "/"),
+                path.distance(from: path.startIndex, to: slash) >= 8
+            else {
                 return nil
             }
             absolute = path[...slash] + reference

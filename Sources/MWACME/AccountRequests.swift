@@ -40,7 +40,8 @@ enum AccountRequests {
         }
     }
 
-    static func accountURL(of response: HTTPResponse, source: String) throws(ACMEError) -> String {
+    static func accountURL(of response: HTTPResponse, _ directory: ACMEDirectory?, plan: IssuancePlan) throws(ACMEError) -> String {
+        let source = directory?.newAccount ?? plan.directoryURL
         guard let location = response.value(of: "Location"), let url = WebAddress.resolve(location, against: source) else {
             throw ACMEError.malformed(source, "no Location with the account's URL")
         }

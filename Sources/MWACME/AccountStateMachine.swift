@@ -137,11 +137,11 @@ package struct AccountStateMachine: ~Copyable {
                 // The CA knows the new key: the rollover had succeeded.
                 if let key = record.pendingKey { record.key = key }
                 record.pendingKey = nil
-                record.url = try AccountRequests.accountURL(of: response, source: plan.directoryURL)
+                record.url = try AccountRequests.accountURL(of: response, conversation.directory, plan: plan)
                 stage = .savingResolution
                 return .save(record)
             case .registering(let thenOperate):
-                record.url = try AccountRequests.accountURL(of: response, source: plan.directoryURL)
+                record.url = try AccountRequests.accountURL(of: response, conversation.directory, plan: plan)
                 account = ACMEAccount(json, source: plan.directoryURL)
                 if case .register = operation { record.contacts = plan.contacts }
                 return save(thenOperate: thenOperate, at: now)

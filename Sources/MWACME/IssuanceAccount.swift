@@ -51,7 +51,7 @@ extension IssuanceStateMachine {
     }
 
     mutating func registered(_ response: HTTPResponse) throws -> Action {
-        account.url = try AccountRequests.accountURL(of: response, source: plan.directoryURL)
+        account.url = try AccountRequests.accountURL(of: response, conversation.directory, plan: plan)
         account.contacts = plan.contacts
         account.retryAt = nil
         stage = .savingAccount
@@ -61,7 +61,7 @@ extension IssuanceStateMachine {
     mutating func rolloverResolved(_ response: HTTPResponse) throws -> Action {
         if let key = account.pendingKey { account.key = key }
         account.pendingKey = nil
-        account.url = try AccountRequests.accountURL(of: response, source: plan.directoryURL)
+        account.url = try AccountRequests.accountURL(of: response, conversation.directory, plan: plan)
         stage = .savingResolution
         return .save(.account(account))
     }

@@ -4,8 +4,12 @@ internal import MWPKI
 
 extension IssuanceStateMachine {
     mutating func finalize(at now: Moment) -> Action {
-        guard let order else { preconditionFailure("no order") }
         phase = .finalizing
+        guard let url = order?.finalize else {
+            return giveUp(
+                ACMEError.malformed(inFlight.orderURL ?? names, "the order is ready and \"finalize\" is missing"), keepsOrder: true, at: now
+            )
+        }
         finalizeAttempts += 1
         guard finalizeAttempts <= plan.limits.maximumFinalizeAttempts else {
             return giveUp(
@@ -21,7 +25,7 @@ extension IssuanceStateMachine {
         return send(at: now) { [signer] plan in
             let request = try CertificateRequest(names: plan.identifiers.map(\.alternativeName), key: key)
             var message = Conversation.Request.post(
-                order.finalize, .object(["csr": .string(Base64URL.encode(request.derBytes))]), by: signer)
+                url, .object(["csr": .string(Base64URL.encode(request.derBytes))]), by: signer)
             // Whether the first one had its effect is seen by looking at the order.
             message.isRepeatable = false
             return message
@@ -34,9 +38,9 @@ extension IssuanceStateMachine {
         guard error.problem?.kind == .orderNotReady || isUnclear else {
             return giveUp(error, keepsOrder: error.disposition != .permanent, at: now)
         }
+        if isUnclear { finalizeProblem = error.problem }
         if isUnclear, finalizeAttempts >= plan.limits.maximumFinalizeAttempts { return giveUp(error, keepsOrder: true, at: now) }
-        stage = .pausingBeforeOrder
-        return pause(nil, limit: plan.limits.processingTimeout, what: "the order", at: now)
+        return pauseBeforeOrder(nil, limit: plan.limits.processingTimeout, at: now)
     }
 
     mutating func orderRead(_ json: JSONValue, _ response: HTTPResponse, at now: Moment) throws -> Action {
@@ -44,8 +48,7 @@ extension IssuanceStateMachine {
         order = try ACMEOrder(json, source: inFlight.orderURL ?? plan.directoryURL)
         if wasFinalizing, let status = order?.status, status == .ready || status == .pending {
             // Some CAs answer with the order as it was.
-            stage = .pausingBeforeOrder
-            return pause(response, limit: plan.limits.processingTimeout, what: "the order", at: now)
+            return pauseBeforeOrder(response, limit: plan.limits.processingTimeout, at: now)
         }
         return orderAdvanced(at: now, response)
     }
@@ -74,7 +77,8 @@ extension IssuanceStateMachine {
         do throws(ACMEError) {
             defaultChain = try IssuedChain.read(response.body, source: order?.certificate ?? names)
         } catch {
-            return giveUp(error, keepsOrder: false, at: now)
+            // Damaged on its way, perhaps: it is asked for again before another is ordered.
+            return giveUp(error, keepsOrder: isFresh(at: now), at: now)
         }
         let base = order?.certificate ?? plan.directoryURL
         alternates = response.links(relation: "alternate").compactMap { WebAddress.resolve($0, against: base) }
@@ -115,7 +119,9 @@ extension IssuanceStateMachine {
         do throws(ACMEError) {
             warnings += try IssuedChain.check(chain, plan: plan, key: inFlight.key, at: now.date)
         } catch {
-            return giveUp(error, keepsOrder: false, at: now)
+            // One that is not valid yet will be, once the clock is right.
+            let isEarly = chain.first.map { $0.notBefore > now.date } ?? false
+            return giveUp(error, keepsOrder: isEarly && isFresh(at: now), at: now)
         }
         guard let accountURL = account.url else { preconditionFailure("no account") }
         account.retryAt = nil

@@ -75,6 +75,8 @@ extension IssuanceStateMachine {
     mutating func orderFound(_ json: JSONValue, _ response: HTTPResponse, at now: Moment) throws -> Action {
         let found = try ACMEOrder(json, source: inFlight.orderURL ?? plan.directoryURL)
         switch found.status {
+        case .processing where now.date.seconds(since: inFlight.created) > plan.limits.maximumProcessingAge.components.seconds:
+            return placeOrder(at: now)
         case .pending, .ready, .processing, .valid:
             order = found
             return orderAdvanced(at: now, response)
@@ -143,13 +145,15 @@ extension IssuanceStateMachine {
         return send(at: now) { [signer] _ in .post(url, nil, by: signer) }
     }
 
-    private mutating func pauseBeforeOrder(_ response: HTTPResponse?, limit: Duration, at now: Moment) -> Action {
+    mutating func pauseBeforeOrder(_ response: HTTPResponse?, limit: Duration, at now: Moment) -> Action {
         stage = .pausingBeforeOrder
-        return pause(response, limit: limit, what: "the order", at: now)
+        return pause(response, limit: limit, what: "the order", problem: finalizeProblem, at: now)
     }
 
     /// Waits before the next look: as long as the CA says, otherwise longer each time; gives up at the deadline.
-    mutating func pause(_ response: HTTPResponse?, limit: Duration, what: String, at now: Moment) -> Action {
+    mutating func pause(
+        _ response: HTTPResponse?, limit: Duration, what: String, problem: ACMEProblem? = nil, at now: Moment
+    ) -> Action {
         let end = pollDeadline ?? now.uptime + limit
         pollDeadline = end
         var pause = Duration.backoff(
@@ -161,7 +165,8 @@ extension IssuanceStateMachine {
             return giveUp(
                 ACMEError(
                     .timedOut, subject: names, "the CA has not finished with \(what) within \(limit)",
-                    remedy: "the order is kept and looked at again", retryAt: retryAt, disposition: .retryOrFallback), keepsOrder: true,
+                    remedy: "the order is kept and looked at again", problem: problem, retryAt: retryAt, disposition: .retryOrFallback),
+                keepsOrder: true,
                 at: now)
         }
         return .wait(pause)
@@ -211,6 +216,15 @@ extension IssuanceStateMachine {
         var problem = authorization.problems.first ?? ACMEProblem(type: nil, detail: "the authorization is \(authorization.status)")
         problem.identifier = authorization.identifier
         return problem
+    }
+
+    /// Some CAs leave the authorization pending when the challenge that was answered has failed.
+    private func problem(ofPending authorization: ACMEAuthorization, _ proof: Proof) -> ACMEProblem? {
+        guard let answered = proof.candidates.first, let seen = authorization.challenges.first(where: { $0.url == answered.url }),
+            // One that is processing and has an error is tried again (RFC 8555 §8.2).
+            seen.status == .invalid || (seen.status == .pending && seen.error != nil)
+        else { return nil }
+        return seen.error ?? proof.refusal ?? ACMEProblem(type: nil, detail: "the challenge is \(seen.status)")
     }
 
     // MARK: - Answers
@@ -293,6 +307,7 @@ extension IssuanceStateMachine {
             polls = 0
             return poll(index + 1, at: now)
         case .pending, .processing:
+            if let problem = problem(ofPending: authorization, proofs[index]) { return proofFailed(index, problem, at: now) }
             if proofs.contains(where: { $0.problem != nil }) {
                 // The order is lost; the others are looked at so that all that is wrong is said at once.
                 looksAfterFailure += 1
@@ -302,11 +317,30 @@ extension IssuanceStateMachine {
                 }
             }
             stage = .pausingBeforePoll(index)
-            return pause(response, limit: plan.limits.validationTimeout, what: "validation", at: now)
+            return pause(
+                response, limit: plan.limits.validationTimeout, what: "validation", problem: proofs.lazy.compactMap(\.refusal).first,
+                at: now)
         default:
-            proofs[index].isDone = true
-            proofs[index].problem = problem(of: authorization)
-            return poll(index + 1, at: now)
+            if authorization.problems.isEmpty, let url = proofs[index].candidates.first?.url {
+                stage = .readingChallenge(index)
+                return send(at: now) { [signer] _ in .post(url, nil, by: signer) }
+            }
+            return proofFailed(index, problem(of: authorization), at: now)
         }
+    }
+
+    mutating func challengeRead(_ index: Int, _ problem: ACMEProblem?, at now: Moment) -> Action {
+        proofFailed(
+            index,
+            problem ?? proofs[index].refusal ?? ACMEProblem(type: nil, detail: "the authorization is invalid, and the CA does not say why"),
+            at: now)
+    }
+
+    private mutating func proofFailed(_ index: Int, _ problem: ACMEProblem, at now: Moment) -> Action {
+        proofs[index].isDone = true
+        var problem = problem
+        problem.identifier = proofs[index].identifier
+        proofs[index].problem = problem
+        return poll(index + 1, at: now)
     }
 }

@@ -51,6 +51,8 @@ package struct IssuanceStateMachine: ~Copyable {
         case presenting(Int), propagating
         case answering(Int)
         case polling(Int), pausingBeforePoll(Int)
+        /// Whose authorization is invalid and does not say why.
+        case readingChallenge(Int)
         case cleaningUp(Ending)
         case lookingAtOrder, pausingBeforeOrder
         case finalizing
@@ -74,6 +76,8 @@ package struct IssuanceStateMachine: ~Copyable {
         var answer: ChallengeAnswer?
         var isPresented = false
         var isDone = false
+        /// Of the answer itself, which some CAs refuse for what they validate nevertheless.
+        var refusal: ACMEProblem?
         var problem: ACMEProblem?
     }
 
@@ -89,6 +93,8 @@ package struct IssuanceStateMachine: ~Copyable {
     var polls = 0
     var looksAfterFailure = 0
     var finalizeAttempts = 0
+    /// What the CA said to finalize while it may have had its effect.
+    var finalizeProblem: ACMEProblem?
     var hasReregistered = false
     var hasReordered = false
     var isResumed: Bool
@@ -238,6 +244,11 @@ package struct IssuanceStateMachine: ~Copyable {
         }
     }
 
+    /// Whether an order whose certificate may have been issued is still worth another look. An age below zero is a clock that was set.
+    func isFresh(at now: Moment) -> Bool {
+        abs(now.date.seconds(since: inFlight.created)) < plan.limits.maximumUnclearAge.components.seconds
+    }
+
     private func overdue(at now: Moment) -> ACMEError? {
         guard let deadline, now.uptime >= deadline else { return nil }
         return ACMEError(.timedOut, subject: names, "it took longer than \(plan.limits.totalTimeout)", disposition: .retryOrFallback)
@@ -253,6 +264,7 @@ package struct IssuanceStateMachine: ~Copyable {
         case .readingAuthorization(let index): return try authorizationRead(index, json, at: now)
         case .answering(let index): return answered(index, at: now)
         case .polling(let index): return try polled(index, json, response, at: now)
+        case .readingChallenge(let index): return challengeRead(index, ACMEProblem(json["error"]), at: now)
         case .lookingAtOrder, .finalizing: return try orderRead(json, response, at: now)
         case .downloading: return try downloaded(response, at: now)
         case .downloadingAlternate(let index): return alternateDownloaded(index, response, at: now)
@@ -267,7 +279,15 @@ package struct IssuanceStateMachine: ~Copyable {
         case .ordering: return orderRefused(error, at: now)
         case .answering(let index) where error.problem != nil && error.code != .rateLimited && error.code != .serverFailed:
             // Some CAs refuse an answer to what they validated, or began to, already: the authorization tells.
+            proofs[index].refusal = error.problem
             return answered(index, at: now)
+        // Some CAs validate before they reply, and take their time.
+        case .answering(let index) where error.code == .transferFailed: return answered(index, at: now)
+        case .readingChallenge(let index) where error.retryAt == nil: return challengeRead(index, nil, at: now)
+        case .downloading where error.code != .accountMissing,
+            .lookingAtOrder where finalizeAttempts > 0 && error.code != .accountMissing:
+            // A replica that lags, or a proxy: the certificate may be there a little later.
+            return giveUp(error, keepsOrder: error.disposition != .permanent || isFresh(at: now), at: now)
         case .finalizing: return finalizeRefused(error, at: now)
         case .downloadingAlternate(let index): return alternateRefused(index, error, at: now)
         default: break

@@ -36,6 +36,18 @@ package struct FakeCA {
         package var chains: [[Certificate]] = []
     }
 
+    /// What is seen of a challenge that failed, by whoever looks at its authorization.
+    package enum FailedChallenge: CaseIterable {
+        /// It and the authorization are invalid (RFC 8555 §7.1.6).
+        case invalid
+        /// It is; the authorization stays pending.
+        case invalidInPending
+        /// Neither is, and the challenge has an error.
+        case pendingWithError
+        /// The authorization is, and only the challenge itself tells the error.
+        case silent
+    }
+
     package enum Reply {
         case response(HTTPResponse)
         case failure(TransferFailure)
@@ -66,6 +78,12 @@ package struct FakeCA {
     package var readyPolls = 0
     package var retryAfter: String?
     package var refusedNames: [Identifier: String] = [:]
+    package var failedChallenge = FailedChallenge.invalid
+    package var hasRelativeURLs = false
+    /// What it has not is an empty text, or null.
+    package var hasEmptyFields = false
+    /// Orders have `authorizations` only while they are pending, and `finalize` only when ready.
+    package var hasSparseOrders = false
     package var change: (inout CertificateBuilder) -> Void = { _ in }
     package var changeChain: ([Certificate]) -> [Certificate] = { $0 }
     /// Called with the route, how often it was asked before, and the payload; nil is the usual reply.
@@ -145,15 +163,25 @@ package struct FakeCA {
 
     package var directory: JSONValue {
         var members: [String: JSONValue] = [:]
-        for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string("\(base)/\(name)") }
+        for name in ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"] { members[name] = .string(shown("\(base)/\(name)")) }
+        if hasEmptyFields {
+            for name in ["keyChange", "revokeCert", "renewalInfo"] { members[name] = .string("") }
+        }
         if givesRenewalInfo { members["renewalInfo"] = .string("\(base)/renewalInfo") }
         members["unknown-extension"] = .array([.integer(1), .object(["a": .null])])
         var meta: [String: JSONValue] = ["externalAccountRequired": .bool(!externalAccounts.isEmpty)]
         if let termsOfService { meta["termsOfService"] = .string(termsOfService) }
+        if hasEmptyFields {
+            meta["termsOfService"] = .string("")
+            meta["website"] = .null
+        }
         if !profiles.isEmpty { meta["profiles"] = .object(Dictionary(uniqueKeysWithValues: profiles.map { ($0, .string("about \($0)")) })) }
         members["meta"] = .object(meta)
         return .object(members)
     }
+
+    /// As it is written in a reply.
+    func shown(_ url: String) -> String { hasRelativeURLs ? String(url.dropFirst(base.count)) : url }
 
     package static func route(_ url: String, base: String) -> (Route, Int) {
         let parts = url.dropFirst(base.count + 1).split(separator: "/").map(String.init)

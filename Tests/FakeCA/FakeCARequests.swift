@@ -24,6 +24,7 @@ extension FakeCA {
         case .newOrder: return newOrder(accounts[index].number, message)
         case .order: return lookAtOrder(number, of: accounts[index].number)
         case .authorization: return lookAtAuthorization(number)
+        case .challenge where message.payload == .null: return lookAtChallenge(number, request.url)
         case .challenge: return validate(number, request.url, accounts[index])
         case .finalize: return try finalize(number, message, at: now)
         case .certificate: return certificate(number, request.url)
@@ -40,12 +41,14 @@ extension FakeCA {
 
     private mutating func register(_ message: SignedMessage, _ jwk: [String: String]) throws -> HTTPResponse {
         if let known = accounts.first(where: { $0.jwk == jwk }) {
-            return reply(200, accountJSON(known), [.init("location", url("account", known.number))])
+            return reply(200, accountJSON(known), [.init("location", shown(url("account", known.number)))])
         }
         guard message.payload["onlyReturnExisting"]?.bool != true else {
             return problem(400, "accountDoesNotExist", "no account with this key")
         }
-        if termsOfService != nil, message.payload["termsOfServiceAgreed"]?.bool != true { complaints.append("terms not agreed to") }
+        if termsOfService != nil, !hasEmptyFields, message.payload["termsOfServiceAgreed"]?.bool != true {
+            complaints.append("terms not agreed to")
+        }
         if !externalAccounts.isEmpty {
             guard let binding = message.payload["externalAccountBinding"], let inner = SignedMessage(binding.encoded),
                 let kid = inner.header["kid"]?.string, let mac = externalAccounts[kid],
@@ -57,7 +60,7 @@ extension FakeCA {
         }
         let account = Account(number: accounts.count + 1, jwk: jwk, contacts: message.payload["contact"]?.strings ?? [])
         accounts.append(account)
-        return reply(201, accountJSON(account), [.init("Location", url("account", account.number))])
+        return reply(201, accountJSON(account), [.init("Location", shown(url("account", account.number)))])
     }
 
     private func accountJSON(_ account: Account) -> JSONValue {
@@ -107,18 +110,21 @@ extension FakeCA {
         }
         if authorizationsAreValid, readyPolls == 0 { order.status = "ready" }
         orders.append(order)
-        return reply(201, orderJSON(orders.count), [.init("Location", url("order", orders.count))])
+        return reply(201, orderJSON(orders.count), [.init("Location", shown(url("order", orders.count)))])
     }
 
     private func orderJSON(_ number: Int) -> JSONValue {
         let order = orders[number - 1]
         var members: [String: JSONValue] = [
-            "status": .string(order.status), "finalize": .string(url("finalize", number)),
+            "status": .string(order.status), "finalize": .string(shown(url("finalize", number))),
             "identifiers": .array(
                 order.identifiers.sorted().map { .object(["type": .string($0.kind), "value": .string($0.value)]) }),
-            "authorizations": .array(order.authorizations.map { .string(url("authz", $0)) }), "expires": .string("whenever"),
+            "authorizations": .array(order.authorizations.map { .string(shown(url("authz", $0))) }), "expires": .string("whenever"),
         ]
-        if order.status == "valid" { members["certificate"] = .string(url("cert", number)) }
+        if hasEmptyFields { members.merge(["certificate": .string(""), "error": .null, "notBefore": .string("")]) { $1 } }
+        if hasSparseOrders, order.status != "pending" { members["authorizations"] = nil }
+        if hasSparseOrders, order.status != "ready" { members["finalize"] = nil }
+        if order.status == "valid" { members["certificate"] = .string(shown(url("cert", number))) }
         if let error = order.error { members["error"] = error }
         if let replaces = order.replaces { members["replaces"] = .string(replaces) }
         return .object(members)
@@ -140,7 +146,7 @@ extension FakeCA {
     private mutating func advance(_ number: Int) {
         let statuses = orders[number - 1].authorizations.map { authorizations[$0 - 1].status }
         switch orders[number - 1].status {
-        case "pending" where statuses.contains("invalid"):
+        case "pending" where statuses.contains("invalid") && !leavesPending:
             orders[number - 1].status = "invalid"
             orders[number - 1].error = FakeCA.problemJSON("unauthorized", "some authorization is invalid")
         case "pending" where statuses.allSatisfy { $0 == "valid" }:
@@ -165,26 +171,35 @@ extension FakeCA {
             if authorization.polls > validationPolls { authorization.status = authorization.problem == nil ? "valid" : "invalid" }
             authorizations[number - 1] = authorization
         }
+        let isShownPending = authorization.status == "processing" || (authorization.status == "invalid" && leavesPending)
         var members: [String: JSONValue] = [
-            "status": .string(authorization.status == "processing" ? "pending" : authorization.status),
+            "status": .string(isShownPending ? "pending" : authorization.status),
             "identifier": .object(["type": .string(authorization.identifier.kind), "value": .string(authorization.identifier.base.value)]),
-            "challenges": .array(challengeTypes.compactMap { challengeJSON($0, number) }),
+            "challenges": .array(challengeTypes.compactMap { challengeJSON($0, number, isTold: failedChallenge != .silent) }),
         ]
         if authorization.identifier.isWildcard { members["wildcard"] = .bool(true) }
         return reply(200, .object(members))
     }
 
-    private func challengeJSON(_ type: String, _ number: Int) -> JSONValue? {
+    private var leavesPending: Bool { failedChallenge == .invalidInPending || failedChallenge == .pendingWithError }
+
+    private mutating func lookAtChallenge(_ number: Int, _ url: String) -> HTTPResponse {
+        let type = url.split(separator: "/").last.map(String.init) ?? ""
+        guard let challenge = challengeJSON(type, number, isTold: true) else { return problem(404, "malformed", "no such challenge") }
+        return reply(200, challenge)
+    }
+
+    private func challengeJSON(_ type: String, _ number: Int, isTold: Bool) -> JSONValue? {
         let authorization = authorizations[number - 1]
         if type == "unheard-01" { return .object(["type": .string(type), "nothing": .array([])]) }
         guard let known = ChallengeType(rawValue: type), known.canProve(authorization.identifier) else { return nil }
         var members: [String: JSONValue] = [
-            "type": .string(type), "url": .string("\(url("chall", number))/\(type)"), "token": .string(FakeCA.token(number)),
+            "type": .string(type), "url": .string(shown("\(url("chall", number))/\(type)")), "token": .string(FakeCA.token(number)),
             "status": .string("pending"),
         ]
-        if authorization.status == "invalid", let problem = authorization.problem, type == "http-01" {
+        if authorization.status == "invalid", let problem = authorization.problem, type == "http-01", isTold {
             members["error"] = problem
-            members["status"] = .string("invalid")
+            members["status"] = .string(failedChallenge == .pendingWithError ? "pending" : "invalid")
         }
         return .object(members)
     }
@@ -240,7 +255,7 @@ extension FakeCA {
         guard index < chains.count else { return problem(404, "malformed", "no certificate") }
         var response = HTTPResponse(status: 200, body: Array(chains[index].map(\.pem).joined().utf8))
         response.headers = [
-            .init("Link", "<\(base)/directory>;rel=\"index\", <\(self.url("cert", number))/alternate>;rel=\"alternate\""),
+            .init("Link", "<\(base)/directory>;rel=\"index\", <\(shown(self.url("cert", number)))/alternate>;rel=\"alternate\""),
             .init("Replay-Nonce", makeNonce()),
         ]
         return response
