@@ -65,6 +65,14 @@ struct ProvisionCommandTests {
             let again = try await CommandProcess.run(["keystore", "inspect", target, "--passphrase-env", "SECRET"], environment: password)
             #expect(again.text.contains("usable: yes"), "\(format): \(again.errors)")
         }
+        let named = ["keystore", "convert", store, "--passphrase-env", "SECRET", "--to", "jks"]
+        for (name, variables) in [("SECRET", password), ("OTHER", password.merging(["OTHER": "another-16-bytes"]) { $1 })] {
+            let target = home.file("named-\(name).jks")
+            let converted = try await CommandProcess.run(named + ["--out-passphrase-env", name, "--out", target], environment: variables)
+            #expect(converted.status == 0, "\(name): \(converted.errors)")
+            let again = try await CommandProcess.run(["keystore", "inspect", target, "--passphrase-env", name], environment: variables)
+            #expect(again.text.contains("usable: yes"), "\(name): \(again.errors)")
+        }
         let pem = try PrivateFile.read(home.file("converted.pem")).bytes
         let identity = try Identity.pem(chain: pem, key: pem)
         let certificate = try await CommandProcess.run(["certificate", "inspect", "\(out)/server.pem", "-o", "ndjson"])

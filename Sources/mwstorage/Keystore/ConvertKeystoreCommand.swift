@@ -53,10 +53,11 @@ struct ConvertKeystoreCommand: CommandWithOutput {
             throw CommandFailure(
                 .cannotCreateOutput, "\(out) exists already", remedy: "name another file, or add --force", code: "file.exists")
         }
-        let read = try input.read()
+        let given = try input.passphrase.passphrase()
+        let read = try input.read(given)
         let store = try selected(read)
         for warning in read.warnings { Output.note("warning: \(warning)") }
-        let bytes = try converted(store)
+        let bytes = try converted(store, given)
         try PrivateFile.write(bytes, to: out, replacing: force)
         let format = output.format ?? .text
         if format.isJSON {
@@ -80,11 +81,10 @@ struct ConvertKeystoreCommand: CommandWithOutput {
         return try Keystore(entries: entries)
     }
 
-    private func converted(_ store: Keystore) throws -> SecretBytes {
-        let own = try outPassphrase()
+    private func converted(_ store: Keystore, _ given: Passphrase?) throws -> SecretBytes {
+        let own = try outPassphrase(given)
         if to == .pem { return try store.pem(passphrase: own) }
-        // A descriptor is read once only; the reader of the input has had it.
-        guard let passphrase = try own ?? (input.passphrase.passphraseFd == nil ? input.passphrase.passphrase() : nil) else {
+        guard let passphrase = own ?? given else {
             throw CommandFailure(
                 .usage, "the new store needs a passphrase",
                 remedy: "give it with --out-passphrase-file, --out-passphrase-fd or --out-passphrase-env",
@@ -93,9 +93,14 @@ struct ConvertKeystoreCommand: CommandWithOutput {
         return SecretBytes(to == .jks ? try store.jks(passphrase: passphrase) : try store.pkcs12(passphrase: passphrase))
     }
 
-    private func outPassphrase() throws -> Passphrase? {
+    /// The new store's own passphrase. A descriptor or variable that has been read for the input is empty now: it is `given`.
+    private func outPassphrase(_ given: Passphrase?) throws -> Passphrase? {
         if let outPassphraseFile { return try Passphrase.file(outPassphraseFile) }
-        if let outPassphraseFd { return try Passphrase.descriptor(outPassphraseFd) }
-        return try outPassphraseEnv.map { try Passphrase.environment($0) }
+        if let outPassphraseFd {
+            return outPassphraseFd == input.passphrase.passphraseFd ? given : try Passphrase.descriptor(outPassphraseFd)
+        }
+        return try outPassphraseEnv.flatMap { name in
+            name == input.passphrase.passphraseEnv ? given : try Passphrase.takingEnvironment(name)
+        }
     }
 }

@@ -24,14 +24,15 @@ struct KeystoreInput: ParsableArguments {
     @Flag(help: "Read a truststore that has no integrity check: anybody who can write the file decides what it says.")
     var allowUnauthenticated = false
 
-    func read() throws -> Keystore {
+    /// - Parameter given: What ``passphrase`` says; read by the caller, as a descriptor or a variable can be read once only.
+    func read(_ given: Passphrase?) throws -> Keystore {
         // A keystore is encrypted, and what is shown of it is public.
         let bytes =
             file == "-"
             ? try LocalFile.contents(file)
             : try PrivateFile.read(file, maximumBytes: KeystoreLimits().maximumFileBytes, permissions: .any).bytes
         return try Keystore(
-            bytes: bytes, source: file, passphrase: passphrase.passphrase(),
+            bytes: bytes, source: file, passphrase: given,
             keyPassphrase: keyPassphraseFile.map { try Passphrase.file($0) },
             acceptsUnauthenticated: allowUnauthenticated)
     }
@@ -47,7 +48,7 @@ struct InspectKeystoreCommand: CommandWithOutput {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let store = try input.read()
+        let store = try input.read(input.passphrase.passphrase())
         let now = Timestamp.now()
         let format = output.format ?? .text
         if format.isJSON {
