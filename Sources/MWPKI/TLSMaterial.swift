@@ -78,7 +78,8 @@ public struct TLSMaterialSource: Sendable {
     /// From PEM files.
     ///
     /// A load throws a described error when a file is missing, malformed or too weak, when the key is not the certificate's,
-    /// or when others may read the key: it must be mode 0600 or stricter, and the process's own or root's.
+    /// or when others may read the key: it must be mode 0600 or stricter, and the process's own or root's. Trust and revocation lists may be
+    /// read by everybody (0644), and changed by nobody else.
     ///
     /// - Parameters:
     ///   - certificateChainFile: the leaf first, then each certificate's issuer.
@@ -96,19 +97,19 @@ public struct TLSMaterialSource: Sendable {
         let paths = [certificateChainFile, privateKeyFile, trustFile] + revocationListFiles + (passphraseFile.map { [$0] } ?? [])
         return TLSMaterialSource(paths: paths) {
             let secret = privateKeyGroup.map { PrivateFile.Permissions.ownerAndGroup($0) } ?? .ownerOnly
-            func bytes(_ path: String) throws -> [UInt8] {
-                try PrivateFile.read(path, maximumBytes: PEM.maximumFileBytes, permissions: .any).bytes
+            func bytes(_ path: String, _ permissions: PrivateFile.Permissions) throws -> [UInt8] {
+                try PrivateFile.read(path, maximumBytes: PEM.maximumFileBytes, permissions: permissions).bytes
             }
             let key = try PrivateFile.read(privateKeyFile, maximumBytes: PEM.maximumFileBytes, permissions: secret)
             let identity = try key.withBytes { key in
                 try Identity.pem(
-                    chain: certificateChainFile == privateKeyFile ? key : bytes(certificateChainFile), key: key,
+                    chain: certificateChainFile == privateKeyFile ? key : bytes(certificateChainFile, .any), key: key,
                     passphrase: passphraseFile.map { try Passphrase.file($0) }, source: certificateChainFile, keySource: privateKeyFile)
             }
             let lists = try revocationListFiles.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
-                .flatMap { try CertificateRevocationList.list(bytes($0), source: $0) }
+                .flatMap { try CertificateRevocationList.list(bytes($0, .anyoneMayRead), source: $0) }
             let trust = try MaterialPath.files(of: trustFile, suffixes: MaterialPath.certificateSuffixes)
-                .flatMap { try bytes($0) + [UInt8(ascii: "\n")] }
+                .flatMap { try bytes($0, .anyoneMayRead) + [UInt8(ascii: "\n")] }
             return TLSMaterial(
                 identity: identity,
                 trustStore: try TrustStore.pem(

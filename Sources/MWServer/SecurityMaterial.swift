@@ -39,7 +39,7 @@ struct SecuritySource: Sendable {
         do {
             material = try self.tls.loadForServer()
             for path in self.refusedFiles {
-                refusals = refusals.union(try RefusalSet.parse(PrivateFile.read(path, permissions: .any).bytes, source: path))
+                refusals = refusals.union(try RefusalSet.parse(PrivateFile.read(path, permissions: .anyoneMayRead).bytes, source: path))
             }
         } catch {
             throw Self.rejected(error)

@@ -32,6 +32,7 @@ import Testing
         try expect(mode & 0o077 == 0, .ownerOnly)
         try expect(mode & 0o037 == 0, .ownerAndGroup(group))
         try expect(mode & 0o077 == 0, .ownerAndGroup(group &+ 1))
+        try expect(mode & 0o022 == 0, .anyoneMayRead)
         try expect(true, .any)
     }
 
@@ -165,6 +166,24 @@ import Testing
         let source = TLSMaterialSource.pem(certificateChainFile: file, privateKeyFile: file, trustFile: trust, passphraseFile: passphrase)
         #expect(try source.load().identity.leaf == server.leaf)
         #expect(try code(.pem(certificateChainFile: file, privateKeyFile: file, trustFile: trust)) == .passphraseMissing)
+    }
+
+    @Test(arguments: ["x.trust.pem", "x.crl.pem"])
+    func `A file that decides who gets in is refused while others may change it`(name: String) throws {
+        let directory = try TemporaryDirectory()
+        let authority = try TestAuthority()
+        let list = try authority.revocationList()
+        let material = TLSMaterial(identity: try authority.issueServer(), trustStore: try authority.trustStore(revocationLists: [list]))
+        let source = try material.writePEM(to: directory, prefix: "x")
+        for mode in [0o644, 0o400] as [mode_t] {
+            #expect(unsafe chmod(directory.file(name), mode) == 0)
+            _ = try source.load()
+        }
+        for mode in [0o664, 0o646, 0o666] as [mode_t] {
+            #expect(unsafe chmod(directory.file(name), mode) == 0)
+            let error = try #require(throws: PKIError.self) { _ = try source.load() }
+            #expect(error.code == .filePermissions && error.remedy == "run: chmod go-w \(directory.file(name))")
+        }
     }
 
     // tls.md, cases 36, 37 and 39.

@@ -84,6 +84,11 @@ import Testing
             let error = await #expect(throws: ServerError.self) { try await running.server.reload() }
             #expect("\(String(describing: error))".contains("refused, line 2"))
             #expect(try await self.ping(peer))
+            // Whoever may write to it would decide who gets in.
+            try directory.write("refused", "\(alice.leaf.sha256)\n", mode: 0o646)
+            let open = await #expect(throws: ServerError.self) { try await running.server.reload() }
+            #expect("\(String(describing: open))".contains("run: chmod go-w \(path)"))
+            #expect(try await self.ping(peer))
             try directory.write("refused", "\(alice.leaf.sha256) # her old laptop\n")
             #expect(try await running.server.reload(.signal).closed == 1)
             #expect(try await peer.next() == .closeReceived(.policyViolation, "the certificate is refused"))

@@ -1,4 +1,5 @@
 import Glibc
+import MWPKI
 
 /// Files of the machine we run on, with errors a person can use.
 enum LocalFile {
@@ -6,10 +7,15 @@ enum LocalFile {
     /// - Throws: `CommandFailure` with status 66 if there is no such file, 74 if it cannot be read.
     static func contents(_ path: String) throws -> [UInt8] {
         if path == "-" { return try contents(descriptor: STDIN_FILENO, name: "standard input") }
-        guard let bytes = try contentsIfPresent(path) else {
-            throw CommandFailure(.inputMissing, "there is no file \(path)", remedy: "check the name", code: "file.missing")
-        }
+        guard let bytes = try contentsIfPresent(path) else { throw missing(path) }
         return bytes
+    }
+
+    /// The same of a regular file that decides who is trusted: one that others may change is refused.
+    /// - Throws: `PKIError` too.
+    static func decisiveContents(_ path: String) throws -> [UInt8] {
+        guard let bytes = try PrivateFile.readIfPresent(path, permissions: .anyoneMayRead) else { throw missing(path) }
+        return bytes.bytes
     }
 
     static func contentsIfPresent(_ path: String) throws -> [UInt8]? {
@@ -90,6 +96,10 @@ enum LocalFile {
     }
 
     static func exists(_ path: String) -> Bool { unsafe access(path, F_OK) == 0 }
+
+    private static func missing(_ path: String) -> CommandFailure {
+        CommandFailure(.inputMissing, "there is no file \(path)", remedy: "check the name", code: "file.missing")
+    }
 
     private static func unreadable(_ name: String) -> CommandFailure {
         CommandFailure(

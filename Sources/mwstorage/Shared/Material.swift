@@ -90,7 +90,7 @@ struct Material: Sendable {
         .obtained(paths: paths) {
             let passphrase = try passphrase()
             let lists = try revocationLists.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
-                .flatMap { try CertificateRevocationList.list(LocalFile.contents($0), source: $0) }
+                .flatMap { try CertificateRevocationList.list(LocalFile.decisiveContents($0), source: $0) }
             let trustStore = try loadTrust(passphrase, lists)
             guard let identity = try loadIdentity(passphrase) else { return .awaitingIdentity(trustStore) }
             return .complete(TLSMaterial(identity: identity, trustStore: trustStore))
@@ -119,7 +119,9 @@ struct Material: Sendable {
     private func loadTrust(_ passphrase: Passphrase?, _ lists: [CertificateRevocationList]) throws -> TrustStore {
         // A directory of PEM files: an authority is added, and taken away, as a file.
         let files = try MaterialPath.files(of: trust, suffixes: MaterialPath.certificateSuffixes)
-        let bytes = try files == [trust] ? LocalFile.contents(trust) : files.flatMap { try LocalFile.contents($0) + [UInt8(ascii: "\n")] }
+        let bytes =
+            try files == [trust]
+            ? LocalFile.decisiveContents(trust) : files.flatMap { try LocalFile.decisiveContents($0) + [UInt8(ascii: "\n")] }
         guard files == [trust], Self.isKeystore(bytes) else {
             return try TrustStore.pem(bytes, revocationLists: lists, revocationGraceSeconds: revocationGraceSeconds, source: trust)
         }
