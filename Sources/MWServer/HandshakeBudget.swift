@@ -38,7 +38,7 @@ package struct HandshakeBudget: Sendable {
 /// What counts as one address: all of IPv4's (/32), and the network part of IPv6's (/64), of which one host has 2^64.
 package struct AddressPrefix: Sendable, Hashable {
     /// IPv4 above the range of any IPv6 network that is in use (`::ffff:0:0/96` is IPv4).
-    fileprivate let bits: UInt64
+    package let bits: UInt64
 
     package init(v4 address: UInt32) { self.bits = 0xFFFF_0000_0000 | UInt64(address) }
 
@@ -95,41 +95,46 @@ package struct TokenBucket: Sendable, Hashable {
     package func hasToken(at now: UInt64, _ rate: Rate) -> Bool { max(self.fullAt, now) + rate.interval - now <= rate.capacity }
 }
 
-/// A token bucket for each address, in 512 KiB, however many addresses there are.
+/// A token bucket for each address, in as much memory as for one, however many addresses there are.
 ///
 /// Two tables of buckets, with one of each for an address: it is refused when both are empty. Addresses share buckets, so that a million of them
 /// need no more memory than one; that a heavy one takes both buckets of another is one chance in a thousand million for each pair.
 package struct AddressBuckets: Sendable {
-    /// A power of two for each table.
-    private static let tableLength = 1 << 15
+    /// For addresses. 512 KiB in all.
+    private static let defaultTableLength = 1 << 15
 
     private let rate: TokenBucket.Rate
     private let seed: (UInt64, UInt64)
     private var first: [TokenBucket]
     private var second: [TokenBucket]
 
-    package init(_ rate: TokenBucket.Rate, seed: (UInt64, UInt64)) {
+    /// - Parameter tableLength: Buckets in each table; a power of two.
+    package init(_ rate: TokenBucket.Rate, seed: (UInt64, UInt64), tableLength: Int = Self.defaultTableLength) {
+        precondition(tableLength > 0 && tableLength & (tableLength - 1) == 0, "a table's length is a power of two")
         self.rate = rate
         self.seed = seed
-        self.first = Array(repeating: TokenBucket(), count: Self.tableLength)
+        self.first = Array(repeating: TokenBucket(), count: tableLength)
         self.second = self.first
     }
 
     /// What it occupies, now and for ever.
     package var byteCount: Int { (self.first.capacity + self.second.capacity) * MemoryLayout<TokenBucket>.stride }
 
-    package mutating func take(_ address: AddressPrefix, at now: UInt64) -> Bool {
-        let one = Self.index(address, self.seed.0)
-        let other = Self.index(address, self.seed.1)
+    package mutating func take(_ address: AddressPrefix, at now: UInt64) -> Bool { self.take(key: address.bits, at: now) }
+
+    /// The same for whatever else `key` stands for.
+    package mutating func take(key: UInt64, at now: UInt64) -> Bool {
+        let one = self.index(key, self.seed.0)
+        let other = self.index(key, self.seed.1)
         guard self.first[one].hasToken(at: now, self.rate) || self.second[other].hasToken(at: now, self.rate) else { return false }
         _ = self.first[one].take(at: now, self.rate)
         _ = self.second[other].take(at: now, self.rate)
         return true
     }
 
-    private static func index(_ address: AddressPrefix, _ seed: UInt64) -> Int {
+    private func index(_ key: UInt64, _ seed: UInt64) -> Int {
         // Two rounds of the finaliser of MurmurHash3, keyed before each: enough where the seed is secret and nobody sees the index.
-        var hash = address.bits ^ seed
+        var hash = key ^ seed
         for _ in 0..<2 {
             hash ^= hash >> 33
             hash = hash &* 0xFF51_AFD7_ED55_8CCD
@@ -138,6 +143,6 @@ package struct AddressBuckets: Sendable {
             hash ^= hash >> 33
             hash = hash &+ seed
         }
-        return Int(truncatingIfNeeded: hash) & (self.tableLength - 1)
+        return Int(truncatingIfNeeded: hash) & (self.first.count - 1)
     }
 }

@@ -1,6 +1,7 @@
 internal import DequeModule
 package import Logging
 internal import Metrics
+internal import NIOCore
 internal import NIOPosix
 internal import Synchronization
 
@@ -19,7 +20,8 @@ package final class AuditLog: Sendable {
         /// Events that wait for the writer: some MiB at the most, and a burst of one for each connection the server may have.
         package var maximumQueuedEvents = 16_384
         /// Refused peers, and denied requests, that are written in a second in the long run, each kind by itself. More are counted and said
-        /// with the next: who is nobody must not be able to fill a disk.
+        /// with the next: who is nobody must not be able to fill a disk. One address, or one principal whose requests are denied, gets half
+        /// of it at the most: nor must it be able to hide the others.
         package var refusalsPerSecond = 100
         /// How many at once.
         package var refusalsAtOnce = 1_000
@@ -43,9 +45,9 @@ package final class AuditLog: Sendable {
         var isHealthy = true
         var isClosed = false
         var dropped: UInt64 = 0
-        var refusedHandshakes: EventBudget
-        var refusedOpenings: EventBudget
-        var deniedRequests: EventBudget
+        var refusedHandshakes: SharedBudget
+        var refusedOpenings: SharedBudget
+        var deniedRequests: SharedBudget
     }
 
     private let queue: Mutex<Queue>
@@ -63,7 +65,9 @@ package final class AuditLog: Sendable {
         sink: (any AuditSink)? = nil, isRequired: Bool = false, limits: Limits = .init(), logger: Logger,
         now: @escaping @Sendable () -> AuditTime = { .now() }
     ) {
-        let budget = EventBudget(burst: limits.refusalsAtOnce, perSecond: Double(limits.refusalsPerSecond))
+        var random = SystemRandomNumberGenerator()
+        let budget = SharedBudget(
+            burst: limits.refusalsAtOnce, perSecond: limits.refusalsPerSecond, seed: (random.next(), random.next()))
         self.queue = Mutex(Queue(refusedHandshakes: budget, refusedOpenings: budget, deniedRequests: budget))
         self.sink = sink
         self.isRequired = isRequired && sink != nil
@@ -101,9 +105,10 @@ package final class AuditLog: Sendable {
         let time = self.now()
         if let rejection = event.rejection { self.rejections.append(rejection, at: time.time) }
         guard self.sink != nil else { return }
+        let source = event.source
         enum Fate { case queued(wakes: Bool), suppressed, dropped(wakes: Bool) }
         let fate = self.queue.withLock { queue -> Fate in
-            let (isAllowed, suppressed) = queue.admit(event, at: time.uptime)
+            let (isAllowed, suppressed) = queue.admit(event, source, at: time.uptime)
             guard isAllowed else { return .suppressed }
             queue.sequence += 1
             guard queue.entries.count < self.limits.maximumQueuedEvents, !queue.isClosed else {
@@ -215,13 +220,15 @@ package final class AuditLog: Sendable {
 }
 
 extension AuditLog.Queue {
-    /// Whether the budget of the event's kind allows it to be written.
-    fileprivate mutating func admit(_ event: AuditEvent, at uptime: Double) -> (isAllowed: Bool, suppressed: UInt64) {
+    /// Whether the budget of the event's kind, and the part of it that its source has, allow it to be written.
+    fileprivate mutating func admit(
+        _ event: AuditEvent, _ source: UInt64, at uptime: Double
+    ) -> (isAllowed: Bool, suppressed: UInt64) {
         switch event {
         // Anybody who knows the name of a pending challenge can cause the second.
-        case .handshakeRefused, .challengeAnswered: self.refusedHandshakes.take(at: uptime)
-        case .openingRefused: self.refusedOpenings.take(at: uptime)
-        case .requestDenied: self.deniedRequests.take(at: uptime)
+        case .handshakeRefused, .challengeAnswered: self.refusedHandshakes.take(source, at: uptime)
+        case .openingRefused: self.refusedOpenings.take(source, at: uptime)
+        case .requestDenied: self.deniedRequests.take(source, at: uptime)
         default: (true, 0)
         }
     }
@@ -237,6 +244,30 @@ extension AuditLog.Queue {
 }
 
 extension AuditEvent {
+    /// Whose part of a budget it takes: the address' (of IPv6 the network's), or the principal's where it has one of its own.
+    fileprivate var source: UInt64 {
+        switch self {
+        case .handshakeRefused(let rejection), .openingRefused(let rejection): Self.source(address: rejection.address)
+        case .challengeAnswered(_, let address): Self.source(address: address)
+        case .requestDenied(let session, _): Self.source(session.principal.name)
+        default: 0
+        }
+    }
+
+    private static func source(_ name: some StringProtocol) -> UInt64 {
+        // Seeded anew in each process.
+        var hasher = Hasher()
+        hasher.combine(String(name))
+        return UInt64(bitPattern: Int64(hasher.finalize()))
+    }
+
+    /// - Parameter address: `address:port`, IPv6 in brackets.
+    private static func source(address: String) -> UInt64 {
+        let host = (address.lastIndex(of: ":").map { address[..<$0] } ?? address[...]).filter { $0 != "[" && $0 != "]" }
+        guard let known = (try? SocketAddress(ipAddress: host, port: 0)).flatMap(AddressPrefix.init) else { return Self.source(host) }
+        return known.bits
+    }
+
     /// What belongs into the ring of rejections.
     fileprivate var rejection: Rejection? {
         switch self {

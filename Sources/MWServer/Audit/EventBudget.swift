@@ -30,4 +30,7 @@ package struct EventBudget: Sendable {
         defer { self.suppressed = 0 }
         return (true, self.suppressed)
     }
+
+    /// Counts one that is not said, whatever is left.
+    package mutating func suppress() { self.suppressed += 1 }
 }
