@@ -11,6 +11,12 @@ package struct ReloadRecord: Sendable {
     package let at: Timestamp
     /// nil is done.
     package let error: String?
+
+    package init(trigger: ReloadTrigger, at: Timestamp, error: String?) {
+        self.trigger = trigger
+        self.at = at
+        self.error = error
+    }
 }
 
 /// What is in use, and how it came to be.
@@ -78,6 +84,7 @@ final class SecurityDesk: Sendable {
         self.current = CurrentSecurity(set)
         self.state = Mutex(State(material: material, loadedAt: now, last: ReloadRecord(trigger: .start, at: now, error: nil)))
         self.watched = Mutex(FileWatchStateMachine(policy, loaded: snapshot, at: .now()))
+        metrics.loaded(at: now.secondsSince1970)
         self.announce(material, at: now)
     }
 
@@ -118,6 +125,7 @@ final class SecurityDesk: Sendable {
         do {
             let (material, now) = try await self.readUntilSettled(trigger)
             try self.requireIdentity(of: material, at: now)
+            let before = self.current.set.context.identity?.leaf.sha256
             let set = try self.swap { state in
                 state.material = material
                 state.loadedAt = now
@@ -129,13 +137,16 @@ final class SecurityDesk: Sendable {
             self.watched.withLock { $0.reloadEnded(isDone: true, at: .now()) }
             self.announce(material, at: now)
             let outcome = await judge(set)
-            self.metrics.reloaded(isDone: true)
+            self.metrics.reloaded(isDone: true, at: now.secondsSince1970)
             var metadata = Self.metadata(of: material)
             metadata["trigger"] = "\(trigger)"
             metadata["generation"] = "\(set.generation)"
             metadata["connections_closed"] = "\(outcome.closed)"
             self.logger.info("reloaded", metadata: metadata)
             self.audit.record(.reloadDone(Self.audited(trigger, set, outcome)))
+            if let leaf = set.context.identity?.leaf, leaf.sha256 != before {
+                self.audit.record(.certificateInstalled(AuditedCertificate(leaf), source: "\(trigger)"))
+            }
             return outcome
         } catch {
             self.state.withLock { state in
@@ -143,8 +154,11 @@ final class SecurityDesk: Sendable {
                 state.last = ReloadRecord(trigger: trigger, at: .now(), error: "\(error)")
             }
             self.watched.withLock { $0.reloadEnded(isDone: false, at: .now()) }
-            self.metrics.reloaded(isDone: false)
-            self.logger.error("reload failed, the old set stays in use", metadata: ["reason": "\(error)", "trigger": "\(trigger)"])
+            self.metrics.reloaded(isDone: false, at: Timestamp.now().secondsSince1970)
+            // A renewed certificate that cannot come into use is an outage with a date: the end of the old one.
+            let level: Logger.Level = trigger == .renewal ? .critical : .error
+            self.logger.log(
+                level: level, "reload failed, the old set stays in use", metadata: ["reason": "\(error)", "trigger": "\(trigger)"])
             self.audit.record(.reloadFailed(AuditedReload(trigger: "\(trigger)", failure: "\(error)")))
             throw error
         }
@@ -285,6 +299,9 @@ final class SecurityDesk: Sendable {
             trustAnchors: set.context.trustStore.anchors.count, revocationLists: set.context.trustStore.revocationLists.count,
             closedConnections: outcome.closed)
     }
+
+    /// Of the files, the start included.
+    var lastReload: ReloadRecord { self.state.withLock { $0.last } }
 
     var loadedMetadata: Logger.Metadata { Self.metadata(of: self.state.withLock { $0.material }) }
 

@@ -73,6 +73,9 @@ struct ServerMetrics: Sendable {
     private let certificateExpiry = Gauge(label: "mwstorage_server_certificate_not_after_timestamp_seconds")
     private let reloadsDone = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "done")])
     private let reloadsFailed = Counter(label: "mwstorage_reloads_total", dimensions: [("outcome", "failed")])
+    private let reloadFailed = Gauge(label: "mwstorage_reload_failed")
+    private let lastReloadSuccess = Gauge(label: "mwstorage_reload_last_success_timestamp_seconds")
+    private let lastReloadFailure = Gauge(label: "mwstorage_reload_last_failure_timestamp_seconds")
 
     func publish(_ counters: SessionCounters) {
         self.connections.record(counters.connectionsOpen)
@@ -108,7 +111,18 @@ struct ServerMetrics: Sendable {
         }
     }
 
-    func reloaded(isDone: Bool) { (isDone ? self.reloadsDone : self.reloadsFailed).increment() }
+    func reloaded(isDone: Bool, at secondsSince1970: Int64) {
+        (isDone ? self.reloadsDone : self.reloadsFailed).increment()
+        guard !isDone else { return self.loaded(at: secondsSince1970) }
+        self.reloadFailed.record(1)
+        self.lastReloadFailure.record(secondsSince1970)
+    }
+
+    /// What is on disk is in use; at the start too.
+    func loaded(at secondsSince1970: Int64) {
+        self.reloadFailed.record(0)
+        self.lastReloadSuccess.record(secondsSince1970)
+    }
 
     func certificateLoaded(notAfter secondsSince1970: Int64) { self.certificateExpiry.record(secondsSince1970) }
 }

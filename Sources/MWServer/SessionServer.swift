@@ -1,6 +1,7 @@
 package import Logging
 package import MWTLS
 package import MWWebSocket
+internal import Metrics
 package import NIOCore
 internal import NIOHTTP1
 internal import NIOPosix
@@ -45,6 +46,7 @@ package final class SessionServer: Sendable {
     private let listeners = Mutex<[any Channel]>([])
     private let handshakes: Mutex<HandshakeBudget>
     private let acceptGate: Mutex<AcceptGate>
+    private let acceptingPaused = Gauge(label: "mwstorage_accepting_paused")
     package let census: ConnectionCensus
     package let audit: AuditLog
 
@@ -72,6 +74,7 @@ package final class SessionServer: Sendable {
         self.handshakes = Mutex(HandshakeBudget(options.limits, seed: (random.next(), random.next())))
         self.acceptGate = Mutex(
             AcceptGate(descriptors: options.descriptors ?? Self.allowedDescriptors, reserve: options.limits.descriptorReserve))
+        self.acceptingPaused.record(0)
         let group = MultiThreadedEventLoopGroup(numberOfThreads: max(1, eventLoops))
         self.group = group
         let handshakers = NIOThreadPool(numberOfThreads: max(1, eventLoops))
@@ -253,8 +256,17 @@ package final class SessionServer: Sendable {
     }
 
     private func countDescriptor(of channel: any Channel) {
-        self.act(on: self.acceptGate.withLock { $0.accepted() })
-        channel.closeFuture.whenComplete { [self] _ in self.act(on: self.acceptGate.withLock { $0.closed() }) }
+        self.act(on: self.changeGate { $0.accepted() })
+        channel.closeFuture.whenComplete { [self] _ in self.act(on: self.changeGate { $0.closed() }) }
+    }
+
+    private func changeGate(_ change: (inout AcceptGate) -> AcceptGate.Action) -> AcceptGate.Action {
+        self.acceptGate.withLock { gate in
+            let action = change(&gate)
+            // Under the lock: the gauge says what was last.
+            if action != .none { self.acceptingPaused.record(gate.isPaused ? 1 : 0) }
+            return action
+        }
     }
 
     private func act(on action: AcceptGate.Action) {

@@ -323,7 +323,7 @@ public final class StorageServer: Service, Sendable {
                     try await inherited.isEmpty
                     ? sessions.listen(on: self.configuration.addresses) : sessions.listen(onDescriptors: inherited)
                 let (monitoring, monitoringAddresses) = try await self.startMonitoring(sessions, audit)
-                let expiry = ExpiryWatch(sessions, logger: self.logger)
+                let expiry = ExpiryWatch(sessions, lastReload: { security.lastReload }, logger: self.logger)
                 expiry.start()
                 self.logStarted(addresses, security, storage)
                 if let leaf = security.current.set.context.identity?.leaf {

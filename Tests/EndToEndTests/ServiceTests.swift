@@ -175,6 +175,15 @@ struct ServerProcessTests {
         let build = try #require(exposition.values.keys.first { $0.name == "mwstorage_build_info" })
         #expect(build.labels["version"] == softwareVersion && build.labels["openssl"]?.hasPrefix("OpenSSL 3") == true)
         #expect((exposition["process_resident_memory_bytes"] ?? 0) > 1_048_576)
+        #expect(exposition["mwstorage_accepting_paused"] == 0 && exposition["mwstorage_reload_failed"] == 0)
+        let loaded = try #require(exposition["mwstorage_reload_last_success_timestamp_seconds"])
+        // What is on disk cannot be loaded any more, and that shows.
+        try server.directory.write("server.trust.pem", "nothing", mode: 0o644)
+        #expect(try await server.run(["reload"]).status == 78)
+        let answer = try await curl(server, "/metrics")
+        exposition = try Exposition(try #require(answer.components(separatedBy: "\r\n\r\n").last))
+        #expect(exposition["mwstorage_reload_failed"] == 1)
+        #expect((exposition["mwstorage_reload_last_failure_timestamp_seconds"] ?? 0) >= loaded)
         for (name, help) in exposition.help { #expect(help != name, "\(name) has no HELP") }
         #expect(await server.terminate() == 0)
     }
@@ -238,6 +247,19 @@ struct ServerProcessTests {
         #expect(unknown.status == 78 && unknown.errors.contains("no-such-group"))
         #expect(unsafe chmod(key, 0o644) == 0)
         #expect(try await CommandProcess.run(arguments + ["--key-group", group]).status == 78)
+    }
+
+    @Test("trust that others may change is refused, as a server's and as a client's")
+    func openTrust() async throws {
+        let directory = try TestStore.make()
+        for side in ["server", "client"] { #expect(unsafe chmod(directory.file("\(side).trust.pem"), 0o666) == 0) }
+        let server = ["serve", "--check", "--listen", "127.0.0.1:0", "--data", directory.file("data")]
+        let client = ["get", "key", "--endpoint", "wss://127.0.0.1:1"]
+        for (side, arguments) in [("server", server), ("client", client)] {
+            let trust = directory.file("\(side).trust.pem")
+            let refused = try await CommandProcess.run(arguments + ["--trust", trust] + TestStore.identity(directory, side))
+            #expect(refused.status == 78 && refused.errors.contains("chmod go-w \(trust)"), "\(refused.status): \(refused.errors)")
+        }
     }
 
     /// Every readable, private page of a process; nil where this user may not look.

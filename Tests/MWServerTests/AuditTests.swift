@@ -158,8 +158,8 @@ private func refusal(_ host: String = "192.0.2.9", check: String = "unknownCA", 
     @Test func `A flood of refusals is counted, and said with the next line`() async throws {
         let sink = FaultySink()
         var limits = AuditLog.Limits()
-        limits.refusalsAtOnce = 2
-        limits.refusalsPerSecond = 1
+        limits.refusalsAtOnce = 4
+        limits.refusalsPerSecond = 2
         let clock = Mutex(0.0)
         let audit = AuditLog(sink: sink, limits: limits, logger: LogRecorder().logger) {
             AuditTime(time: Timestamp(secondsSince1970: 0), uptime: clock.withLock { $0 })
@@ -174,6 +174,41 @@ private func refusal(_ host: String = "192.0.2.9", check: String = "unknownCA", 
             objects.map { $0["event"] as? String } == ["handshake.refused", "handshake.refused", "server.stopped", "handshake.refused"])
         #expect(objects.last?["suppressed"] as? Int == 8)
         #expect(audit.rejections.total == 11, "the ring has them all")
+    }
+
+    // Far more than the budget from each flooder, then one line of somebody else; a clock that stands still.
+    @Test func `A flood from one address, or by one principal, does not hide what another does`() async throws {
+        let sink = FaultySink()
+        var limits = AuditLog.Limits()
+        limits.refusalsAtOnce = 20
+        limits.refusalsPerSecond = 2
+        let audit = AuditLog(sink: sink, limits: limits, logger: LogRecorder().logger) {
+            AuditTime(time: Timestamp(secondsSince1970: 0), uptime: 1)
+        }
+        func opening(_ address: String) -> AuditEvent {
+            .openingRefused(Rejection(.opening, address: address, check: "http.404", reason: "r"))
+        }
+        let denied = DeniedRequest(operation: "put", right: "write")
+        for port in 0..<1_000 {
+            audit.record(.handshakeRefused(refusal("192.0.2.1")))
+            // One network of IPv6, of which one host has all addresses.
+            audit.record(opening("[2001:db8:0:1::\(String(port, radix: 16))]:\(port)"))
+            audit.record(.requestDenied(try session("mallory", address: "192.0.2.\(port % 200):1"), denied))
+        }
+        audit.record(.handshakeRefused(refusal("192.0.2.2", reason: "B")))
+        audit.record(opening("[2001:db8:0:2::1]:1"))
+        audit.record(.requestDenied(try session("bob", address: "192.0.2.1:1"), denied))
+        await audit.close()
+        let objects = try sink.lines.map { try object($0) }
+        for (event, member, other) in [
+            ("handshake.refused", "address", "192.0.2.2:5000"), ("opening.refused", "address", "[2001:db8:0:2::1]:1"),
+            ("request.denied", "principal", "bob"),
+        ] {
+            let lines = objects.filter { $0["event"] as? String == event }
+            #expect(lines.count == 11, "half of the budget, and the other: \(event)")
+            #expect(lines.last?[member] as? String == other)
+            #expect(lines.last?["suppressed"] as? Int == 990)
+        }
     }
 
     @Test func `The ring keeps the newest, and counts who comes again`() throws {
@@ -268,6 +303,24 @@ private func refusal(_ host: String = "192.0.2.9", check: String = "unknownCA", 
             #expect(try first("server.started")["addresses"] != nil)
             #expect(objects.last?["event"] as? String == "server.stopped")
             #expect(objects.map { $0["sequence"] as? Int } == Array(1...objects.count))
+        }
+    }
+
+    @Test func `A certificate of ours that a reload brings is in the log once, with what brought it`() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file("audit")
+        try await RunningServer.with({ $0.audit = .file(path) }) { running in
+            let first = try running.source.load()
+            let next = TLSMaterial(identity: try running.authority.issueServer(), trustStore: first.trustStore)
+            try await running.server.reload(.signal)
+            running.source.set { next }
+            try await running.server.reload(.renewal)
+            try await running.server.reload(.timer)
+            await running.server.stop()
+            let installed = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").map { try object(String($0)) }
+                .filter { $0["event"] as? String == "certificate.installed" }
+            #expect(installed.map { $0["source"] as? String } == ["start", "renewal"])
+            #expect(installed.map { $0["sha256"] as? String } == [first, next].map { $0.identity.leaf.sha256.hex })
         }
     }
 

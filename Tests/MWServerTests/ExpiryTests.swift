@@ -69,6 +69,41 @@ import Testing
         #expect(machine.due([reversed], at: .now()).count == 1)
     }
 
+    /// The minutes after the failure at which somebody is told, who looks every minute for three hours.
+    private func alarms(_ trigger: ReloadTrigger, daysLeft: Int64) -> [(minute: Int64, isCritical: Bool)] {
+        var alarm = ReloadAlarm()
+        let failure = ReloadRecord(trigger: trigger, at: Timestamp(secondsSince1970: 0), error: "refused, line 2")
+        return (0...180).compactMap { minute in
+            alarm.due(
+                failure, notAfter: Timestamp(secondsSince1970: daysLeft * Self.day), at: Timestamp(secondsSince1970: minute * 60)
+            ).map { (minute, $0.isCritical) }
+        }
+    }
+
+    // Time as a value.
+    @Test func `A failed reload is told again every hour; every ten minutes, as critical, once a certificate of ours depends on it`() {
+        let ordinary = self.alarms(.signal, daysLeft: 60)
+        #expect(ordinary.map(\.minute) == [60, 120, 180] && !ordinary.contains { $0.isCritical })
+        for urgent in [self.alarms(.renewal, daysLeft: 60), self.alarms(.timer, daysLeft: 5)] {
+            #expect(urgent.map(\.minute) == Array(stride(from: 10, through: 180, by: 10)) && urgent.allSatisfy(\.isCritical))
+        }
+    }
+
+    @Test func `A reload that succeeds ends the alarm, and the next failure begins another`() {
+        var alarm = ReloadAlarm()
+        func record(_ error: String?, at seconds: Int64) -> ReloadRecord {
+            ReloadRecord(trigger: .files, at: Timestamp(secondsSince1970: seconds), error: error)
+        }
+        func due(_ last: ReloadRecord, at seconds: Int64) -> ReloadAlarm.Alarm? {
+            alarm.due(last, notAfter: nil, at: Timestamp(secondsSince1970: seconds))
+        }
+        #expect(due(record("a", at: 0), at: 0) == nil)
+        #expect(due(record("b", at: 3_000), at: 3_600) == ReloadAlarm.Alarm(isCritical: false, reason: "b", failing: 3_600))
+        #expect(due(record(nil, at: 3_700), at: 9_999) == nil)
+        #expect(due(record("c", at: 10_000), at: 10_001) == nil)
+        #expect(due(record("c", at: 10_000), at: 13_600)?.failing == 3_600)
+    }
+
     // A year after the epoch, and after the program was written.
     @Test func `A clock is called behind where nothing else explains it`() {
         let now = ClockJudgement.programWritten.adding(days: 500)

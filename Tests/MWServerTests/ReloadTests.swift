@@ -192,6 +192,10 @@ import Testing
                 #expect(try await self.ping(peer))
             }
             #expect(running.log.lines("reload failed, the old set stays in use").count == bad.count)
+            // A certificate that was renewed and cannot come into use: in time nobody could connect.
+            await #expect(throws: ServerError.self) { try await running.server.reload(.renewal) }
+            let levels = running.log.lines("reload failed, the old set stays in use").map { "\($0.level)" }
+            #expect(levels == Array(repeating: "error", count: bad.count) + ["critical"])
             #expect(await self.isAdmitted(try running.authority.issueClient(), running, self.version(version)))
             running.source.set { good }
             try await running.server.reload()

@@ -5,7 +5,8 @@ internal import Metrics
 internal import NIOCore
 internal import Synchronization
 
-/// Looks every minute at what will expire: warns in the log, and keeps the dates in the metrics.
+/// Looks every minute at what will expire, and whether what would replace it cannot be loaded: warns in the log, and keeps the dates in the
+/// metrics.
 final class ExpiryWatch: Sendable {
     /// Between two looks. Certificates of an hour are warned of in time too.
     private static let interval = TimeAmount.minutes(1)
@@ -14,16 +15,19 @@ final class ExpiryWatch: Sendable {
 
     private struct State {
         var warnings = ExpiryWarnings()
+        var reloadAlarm = ReloadAlarm()
         var dates: [String: Gauge] = [:]
     }
 
     private let sessions: SessionServer
+    private let lastReload: @Sendable () -> ReloadRecord
     private let logger: Logger
     private let state = Mutex(State())
     private let task = Mutex<RepeatedTask?>(nil)
 
-    init(_ sessions: SessionServer, logger: Logger) {
+    init(_ sessions: SessionServer, lastReload: @escaping @Sendable () -> ReloadRecord, logger: Logger) {
         self.sessions = sessions
+        self.lastReload = lastReload
         self.logger = logger
     }
 
@@ -43,10 +47,22 @@ final class ExpiryWatch: Sendable {
         let context = self.sessions.security.set.context
         let ours = Self.expiring(in: context)
         self.setDates(ours.filter { $0.kind == .trustAnchor || $0.kind == .revocationList })
+        self.lookAtReload(context.identity?.leaf.notAfter, at: now)
         let warnings = self.state.withLock { $0.warnings.due(ours + clients, at: now) }
         for warning in warnings {
             self.logger.log(level: warning.isUrgent ? .error : .warning, "\(warning)", metadata: ["id": "\(warning.subject.id)"])
         }
+    }
+
+    /// That a reload failed is a warning that comes again.
+    private func lookAtReload(_ notAfter: Timestamp?, at now: Timestamp) {
+        let last = self.lastReload()
+        guard let alarm = self.state.withLock({ $0.reloadAlarm.due(last, notAfter: notAfter, at: now) }) else { return }
+        var metadata: Logger.Metadata = ["reason": "\(alarm.reason)", "trigger": "\(last.trigger)", "failing_for": "\(alarm.failing) s"]
+        if let notAfter { metadata["certificate_in_use_ends"] = "\(notAfter)" }
+        self.logger.log(
+            level: alarm.isCritical ? .critical : .error,
+            "what is on disk cannot be loaded: no change of certificates, revocations or policy comes into use", metadata: metadata)
     }
 
     private static func expiring(in context: TLSContext) -> [Expiring] {

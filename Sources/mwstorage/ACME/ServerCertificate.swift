@@ -97,7 +97,6 @@ final class ServerCertificate: Sendable {
             installed.withLock { $0 = old }
             throw error
         }
-        server.audit?.record(.certificateInstalled(AuditedCertificate(new.generation.leaf), source: "acme"))
     }
 }
 
