@@ -252,7 +252,7 @@ public final class StorageServer: Service, Sendable {
         }
     }
 
-    /// Whether every thread that serves clients answers within ``livenessTimeout``.
+    /// Whether every thread that serves clients answers within five seconds.
     public func isAlive() async -> Bool {
         switch self.state.withLock({ $0 }) {
         case .running(let running), .stopping(let running):
