@@ -276,11 +276,11 @@ package struct ACMEDriver: Sendable {
 }
 
 extension IssuanceStateMachine.Action {
-    /// Not what is over, nor the removal of an answer: that goes on.
+    /// Not what is over, nor the removal of an answer: that goes on. Nor what has just been earned: an order whose URL is not saved is lost.
     fileprivate var canBeCancelled: Bool {
         switch self {
-        case .send, .wait, .present, .save: true
-        case .cleanUp, .finished, .failed: false
+        case .send, .wait, .present: true
+        case .save, .cleanUp, .finished, .failed: false
         }
     }
 }

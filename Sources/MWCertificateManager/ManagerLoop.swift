@@ -22,6 +22,8 @@ struct ManagerLoop: Sendable {
     private var attempts = RenewalState()
     /// What the server presents.
     private var inUse: UInt64?
+    /// What has been told to begin later.
+    private var waitsFor: UInt64?
     /// Of what this process wrote or read last.
     private var signature: StateDirectory.Signature?
     private var sequence: AuthoritySequence
@@ -71,7 +73,9 @@ struct ManagerLoop: Sendable {
             await ask(id)
             return .zero
         case .wait(let until):
-            return min(.seconds(max(1, until.seconds(since: self.now))), configuration.maximumSleep)
+            let pause = min(.seconds(max(1, until.seconds(since: self.now))), configuration.maximumSleep)
+            guard let current, current.number == waitsFor, waitsFor != inUse else { return pause }
+            return min(pause, .seconds(max(1, current.generation.leaf.notBefore.seconds(since: self.now))))
         }
     }
 
@@ -120,6 +124,14 @@ struct ManagerLoop: Sendable {
     private mutating func install() async {
         guard let current, current.number != inUse else { return }
         let leaf = current.generation.leaf
+        // This clock is behind the CA's: clients of the same time would refuse it.
+        guard leaf.validity(at: now) != .notYetValid else {
+            if waitsFor != current.number {
+                logger.notice("the new certificate is not in use yet: it begins later", metadata: ["not_before": "\(leaf.notBefore)"])
+            }
+            waitsFor = current.number
+            return
+        }
         do {
             try await installed(current)
         } catch {
@@ -158,6 +170,9 @@ struct ManagerLoop: Sendable {
         let outcome = await driver.renewalInfo(
             id, directoryURL: generation.directoryURL, plan: configuration.plan(for: generation))
         if Task.isCancelled { return }
+        // Meanwhile another process may have renewed or revoked it: that is not overwritten.
+        await refresh()
+        guard self.current?.number == current.number, state == generation.renewal else { return }
         var state = state
         let before = state.window
         RenewalSchedule(generation).renewalInfoReceived(outcome, &state, now: now, random: &random)
@@ -193,10 +208,10 @@ struct ManagerLoop: Sendable {
         }
         defer { lock.release() }
         isWaitingForLock = false
-        // Between the look and the lock another process may have got it.
-        let number = current?.number
+        // Between the look and the lock another process may have got it, or been told by the CA to wait.
+        let (number, before) = (current?.number, state)
         await refresh()
-        guard current?.number == number else { return .zero }
+        guard current?.number == number, state == before else { return .zero }
         logger.notice(
             "ordering a certificate",
             metadata: ["reason": "\(reason)", "names": "\(configuration.plans[0].identifiers.map(\.value).joined(separator: ", "))"])

@@ -12,6 +12,7 @@ internal import MWPKI
 //     account-HASH.previous    as it was before the last change
 //     order-HASH               the order in flight at that CA, with its key
 //     attempts                 failed attempts while there is no certificate
+//     .NAME.HEX                a file being written; of a process that was killed, until the next start an hour or more later
 //     probe                    only for a moment: that there is room for what is about to be earned
 //
 // Every file is written beside its place, synced, renamed, and the directory synced (`PrivateFile.write`). The current
@@ -51,6 +52,8 @@ package struct StateDirectory: Sendable {
     package static let provenBytes = 256 << 10
     /// The current generation and the one before it.
     package static let keptGenerations = 2
+    /// No write takes as long: what is older than this nobody will rename any more.
+    package static let leftoverSeconds = 3600
 
     package let path: String
     /// How bytes get to the disk; tests put a bad disk here.
@@ -69,6 +72,27 @@ package struct StateDirectory: Sendable {
     package func prepare() throws(ACMEError) {
         try makeDirectories(path)
         try check()
+        removeLeftovers()
+    }
+
+    /// What a process that was killed left of a file it wrote: it may hold a key. Others may be writing theirs now.
+    private func removeLeftovers() {
+        let oldest = time(nil) - StateDirectory.leftoverSeconds
+        for name in names() where StateDirectory.isTemporary(name) {
+            var status = stat()
+            guard unsafe lstat("\(path)/\(name)", &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_mtim.tv_sec < oldest
+            else { continue }
+            _ = unsafe unlink("\(path)/\(name)")
+        }
+    }
+
+    /// As `PrivateFile.write` names them: `.NAME.HEX`, 16 digits.
+    private static func isTemporary(_ name: String) -> Bool {
+        let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+        guard parts.count >= 3, parts[0].isEmpty, let end = parts.last, end.utf8.count == 16 else { return false }
+        let record = parts[1]
+        return end.allSatisfy(\.isHexDigit)
+            && (record == "attempts" || [prefix, "account-", "order-"].contains { record.hasPrefix($0) })
     }
 
     /// Throws `stateExposed` when others may read or change it; nothing when there is none yet.
@@ -220,6 +244,12 @@ package struct StateDirectory: Sendable {
             }
         }
         return (nil, warnings)
+    }
+
+    /// Where our account at a CA is kept: as it is, and as it was.
+    package func accountFiles(at directoryURL: String) -> [String] {
+        let file = path + "/" + StateDirectory.accountName(directoryURL)
+        return [file, file + ".previous"].filter { unsafe access($0, F_OK) == 0 }
     }
 
     /// Of every CA, in no particular order; damaged ones are left out.

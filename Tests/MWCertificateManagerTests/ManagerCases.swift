@@ -354,6 +354,59 @@ import Testing
         #expect(bench.logs.count("the old one stays") == 2)
     }
 
+    // Method: the task is cancelled in the step that brings the reply to newOrder.
+    @Test("case 34 crash_matrix: an order that is made while somebody stops us is remembered, and resumed")
+    func stoppedAtTheReply() async throws {
+        let bench = try ManagerBench()
+        var driver = bench.driver
+        driver.observer = { progress in
+            guard progress.isDone, case .send(_, url: let url) = progress.step, url.hasSuffix("/newOrder") else { return }
+            unsafe withUnsafeCurrentTask { unsafe $0?.cancel() }
+        }
+        let operations = ACMEOperations(driver: driver)
+        await #expect(throws: ACMEError(.cancelled, subject: "", "")) {
+            try await Task { try await operations.obtain(bench.configuration(), .ifDue) }.value
+        }
+        #expect(bench.orders() == 1)
+        #expect(try bench.directory.orders().first?.orderURL != nil)
+        _ = try await bench.operations.obtain(bench.configuration(), .ifDue)
+        #expect(try bench.current() != nil)
+        #expect(bench.orders() == 1)
+    }
+
+    @Test("a certificate that begins in a while is used from then on, and not before")
+    func beginsLater() async throws {
+        let bench = try ManagerBench { ca in ca.change = { $0.notBefore = $0.notBefore.adding(seconds: 3600 + 90) } }
+        let moments = Mutex<[Int64]>([])
+        try await bench.run(for: hour) { [clock = bench.clock] numbered in
+            let begin = numbered.generation.leaf.notBefore
+            moments.withLock { $0.append(clock.date.seconds(since: begin)) }
+        }
+        #expect(moments.withLock { $0 } == [0])
+        #expect(bench.orders() == 1)
+        #expect(bench.logs.count("it begins later") == 1)
+    }
+
+    // Method: while the CA is asked when to renew, another process revokes the certificate.
+    @Test("what another process writes while the CA is asked is kept: a revoked certificate is replaced at once")
+    func revokedMeanwhile() async throws {
+        let bench = try ManagerBench { $0.givesRenewalInfo = true }
+        let directory = bench.directory
+        let isDone = Mutex(false)
+        bench.transfer.with { ca in
+            ca.intercept = { route, _, _ in
+                guard route == .renewalInfo, !isDone.withLock({ $0 }), var current = try? directory.load().current else { return nil }
+                isDone.withLock { $0 = true }
+                current.generation.renewal.revoked = ManagerBench.begin
+                try? directory.update(current)
+                return nil
+            }
+        }
+        try await bench.run(for: hour)
+        #expect(try bench.current()?.number == 2)
+        #expect(bench.orders() == 2)
+    }
+
     @Test("a revoked certificate is replaced at once, with a new key")
     func revoked() async throws {
         let bench = try ManagerBench()

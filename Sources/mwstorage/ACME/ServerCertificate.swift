@@ -27,19 +27,26 @@ final class ServerCertificate: Sendable {
         self.state = StateDirectory(path: settings.stateDirectory)
     }
 
-    /// The newest certificate there is; `nil` while there is none that clients would accept today: a server that was off for too long starts,
-    /// and gets another.
+    /// The newest certificate there is, or the one before it until that begins; `nil` while there is none that clients would accept today: a
+    /// server that was off for too long starts, and gets another.
     ///
     /// Throws `ACMEError` when others may read the state directory. Blocks.
     func identity() throws -> Identity? {
-        var newest = installed.withLock { $0 }
+        let installed = installed.withLock { $0 }
+        var candidates = [installed].compactMap { $0 }
         do throws(ACMEError) {
-            if let found = try state.load().current, found.number > newest?.number ?? 0 { newest = found }
+            let contents = try state.load()
+            if let found = contents.current, found.number > installed?.number ?? 0 {
+                candidates = [found, installed ?? contents.previous].compactMap { $0 }
+            }
         } catch {
             // The manager says what is wrong with the disk.
-            if newest == nil { throw error }
+            if installed == nil { throw error }
         }
-        guard let generation = newest?.generation, generation.leaf.validity(at: .now()) == .valid else { return nil }
+        let now = Timestamp.now()
+        // The manager installs what begins later, then.
+        let begun = candidates.first { $0.generation.leaf.validity(at: now) != .notYetValid }
+        guard let generation = begun?.generation, generation.leaf.validity(at: now) == .valid else { return nil }
         return try generation.identity()
     }
 
