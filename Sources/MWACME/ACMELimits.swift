@@ -1,7 +1,7 @@
 /// Every bound of an ACME client. The defaults suit public CAs; tests shrink them.
 package struct ACMELimits: Sendable, Hashable {
-    /// For one request with its reply. Slower than any CA under load, faster than a person's patience.
-    package var requestTimeout: Duration = .seconds(30)
+    /// For one request with its reply. Some CAs validate within the request that answers a challenge, and give that 30 s.
+    package var requestTimeout: Duration = .seconds(60)
     /// A directory, order or chain is a few KiB; anything larger is not ACME.
     package var maximumReplyBytes = 1 << 20
     /// GET only.

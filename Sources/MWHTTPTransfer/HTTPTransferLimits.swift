@@ -1,14 +1,15 @@
 /// Every bound of a transfer. What is reached ends the request with a typed error; nothing waits or grows without one.
 package struct HTTPTransferLimits: Sendable, Hashable {
-    /// The whole request, from `send` to the last byte; waiting for a connection counts. Slower than a CA under load.
-    package var timeout: Duration = .seconds(30)
+    /// The whole request, from `send` to the last byte; waiting for a connection counts. Some CAs validate
+    /// within the request, and give that 30 s.
+    package var timeout: Duration = .seconds(60)
     /// Name, TCP and TLS. A host that is up answers within a round trip; this leaves room for two lost packets.
     package var connectTimeout: Duration = .seconds(10)
     /// Fewer bytes a second than this …
     package var minimumBytesPerSecond = 64
-    /// … for so long, whole seconds, is a peer that holds us (slow loris), or one that died without a word. Long enough for a CA that
-    /// thinks before it answers.
-    package var slownessTimeout: Duration = .seconds(20)
+    /// … for so long, whole seconds, is a peer that holds us (slow loris), or one that died without a word. Silence counts as slowness, so a
+    /// CA that thinks before it answers needs all of `timeout`, which bounds the trickle too.
+    package var slownessTimeout: Duration = .seconds(60)
     /// Status line and headers of one reply, informational ones and trailers included. Real ones have 1 to 4 KiB.
     package var maximumHeaderBytes = 64 << 10
     /// Of one reply. A certificate chain has 10 KiB.

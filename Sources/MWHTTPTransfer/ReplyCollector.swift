@@ -37,12 +37,23 @@ struct ReplyCollector {
     var result: Result<TransferResponse, Failure> {
         if let failure { return .failure(failure) }
         guard case .body = phase else { return .failure(.malformed) }
-        // RFC 9112 §6.3: without a length the body goes on until the connection ends; §9.8: only close_notify tells that from a cut.
         let hasNoBody = isHead || status == 204 || status == 304
-        guard hasNoBody || headers.contains(where: { ["content-length", "transfer-encoding"].contains($0.name.lowercased()) }) else {
-            return .failure(.lengthUnknown)
-        }
+        guard hasNoBody || saysItsLength || endsByItself else { return .failure(.lengthUnknown) }
         return .success(TransferResponse(status: status, headers: headers, body: body))
+    }
+
+    private var saysItsLength: Bool { headers.contains { ["content-length", "transfer-encoding"].contains($0.name.lowercased()) } }
+
+    /// RFC 9112 §6.3: without a length the body goes on until the connection ends; §9.8: only close_notify tells that from a cut, and libcurl
+    /// does not always say which it was. Of a JSON object or array that was cut, the end is missing; of a certificate chain it need not be.
+    private var endsByItself: Bool {
+        guard let type = headers.first(where: { $0.name.lowercased() == "content-type" })?.value.lowercased() else { return false }
+        let media = type.prefix { $0 != ";" && $0 != " " && $0 != "\t" }
+        guard media == "application/json" || (media.hasPrefix("application/") && media.hasSuffix("+json")) else { return false }
+        func isBlank(_ byte: UInt8) -> Bool { [0x20, 0x09, 0x0A, 0x0D].contains(byte) }
+        guard let first = body.first(where: { !isBlank($0) }), let last = body.last(where: { !isBlank($0) }) else { return false }
+        // A number or a word could be cut without a trace.
+        return (first, last) == (UInt8(ascii: "{"), UInt8(ascii: "}")) || (first, last) == (UInt8(ascii: "["), UInt8(ascii: "]"))
     }
 
     /// One line, its end included.

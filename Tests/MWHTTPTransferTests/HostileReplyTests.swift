@@ -131,6 +131,9 @@ import Testing
             ("Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n", true), ("Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n", false),
             // Its end is the connection's: only close_notify would tell it from a cut, and libcurl does not ask.
             ("\r\nsome", false), ("\r\nsome", true), ("\r\n", false),
+            ("Content-Type: application/json\r\n\r\n{\"a\":{\"b\":1", true), ("Content-Type: application/json\r\n\r\n", true),
+            ("Content-Type: application/json\r\n\r\n12", true),
+            ("Content-Type: application/pem-certificate-chain\r\n\r\n-----END CERTIFICATE-----\r\n", true),
         ])
     func truncated(rest: String, notify: Bool) async throws {
         let error = try await bench.failure { exchange in
@@ -138,6 +141,22 @@ import Testing
             if notify { exchange.close() } else { exchange.closeWithoutNotify() }
         }
         #expect([.replyTruncated, .connectionLost].contains(error.code))
+    }
+
+    // Method: the end of the connection, with close_notify, is the end of the body.
+    @Test(
+        "a JSON reply that does not say how long it is, is taken when it is whole",
+        arguments: ["application/json", "application/problem+json; charset=utf-8", "Application/JSON ;a=b"])
+    func endsWithTheConnection(_ type: String) async throws {
+        let handler: TestHTTPSServer.Handler = { exchange in
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Type: \(type)\r\nConnection: close\r\n\r\n{\"a\":")
+            exchange.send("[1]}\n")
+            exchange.close()
+        }
+        try await bench.serving(nil, handler) { server async throws in
+            let response = try await bench.transfer().send(TransferRequest(.get, url: server.url + "/"))
+            #expect(response.body == Array("{\"a\":[1]}\n".utf8))
+        }
     }
 
     @Test(
