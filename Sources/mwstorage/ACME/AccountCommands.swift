@@ -66,7 +66,10 @@ struct RollAccountKeyCommand: AsyncParsableCommand, CommandWithOutput {
 struct DeactivateAccountCommand: AsyncParsableCommand, CommandWithOutput {
     static let configuration = CommandConfiguration(
         commandName: "deactivate", abstract: "Close the account at the CA, for ever; its certificates stay valid.",
-        discussion: "Without it no certificate is renewed. Asks first, or needs --yes.")
+        discussion: """
+            Without it no certificate is renewed. Asks first, or needs --yes. To start over with another account, remove the files it names \
+            from the state directory, which hold the key of the closed one, and run 'mwstorage acme register'.
+            """)
 
     @OptionGroup(title: "CA and state") var authority: ACMEAuthorityOptions
     @Flag(help: "Do not ask.")
@@ -80,6 +83,8 @@ struct DeactivateAccountCommand: AsyncParsableCommand, CommandWithOutput {
         try Confirmation.ask("close the account at \(plan.directoryURL) for ever? It can order nothing any more.", yes: yes)
         let operations = try place.operations()
         let record = try await Interruption.stopping { try await operations.deactivate(plan) }
+        let files = place.state.accountFiles(at: record.directoryURL).joined(separator: " and ")
+        Output.note("the CA takes the key of this account no more; to start over, remove \(files), then run: mwstorage acme register")
         try place.tell([
             ("directory", .string(record.directoryURL)), ("account", .optional(record.url)), ("status", "deactivated"),
         ])

@@ -1,3 +1,4 @@
+import Glibc
 import MWACME
 import MWCertificateManager
 import MWPKI
@@ -29,21 +30,30 @@ actor ChallengeListener: ChallengePresenter {
         presented.insert(answer.alpnServerName)
         guard listener == nil else { return }
         do {
-            let context = context
-            listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-                .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-                .childChannelInitializer { channel in
-                    channel.eventLoop.makeCompletedFuture {
-                        try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context), ClosingHandler()])
-                    }
-                }
-                .bind(host: address.host, port: address.port).get()
+            listener = try await listen()
         } catch {
             challenges.remove(serverName: answer.alpnServerName)
             presented.remove(answer.alpnServerName)
             throw PresentingError(
                 "cannot listen on \(address) for tls-alpn-01: \(error); is a server there already? It can answer itself (serve --acme), or "
                     + "use --challenge http-01")
+        }
+    }
+
+    private func listen() async throws -> any Channel {
+        let context = context
+        let bootstrap = ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: context), ClosingHandler()])
+                }
+            }
+        do {
+            return try await bootstrap.bind(host: address.host, port: address.port).get()
+        } catch let error as IOError where address.host == "::" && [EAFNOSUPPORT, EADDRNOTAVAIL].contains(error.errnoCode) {
+            // A machine without IPv6: every address is every one of IPv4.
+            return try await bootstrap.bind(host: "0.0.0.0", port: address.port).get()
         }
     }
 

@@ -12,7 +12,8 @@ import Testing
 struct ACMEAccountCommandTests {
     @Test("register makes an account, then finds it, and --contact changes whom the CA writes to")
     func register() async throws {
-        let bench = try await ACMECommandBench("register.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["register.test"])
         let first = try await bench.acme(["register"] + bench.authority + ["--contact", "admin@example.test", "-o", "json"])
         #expect(first.status == 0, "\(first.errors)")
         let account = try #require(try first.document["account"]?.string)
@@ -29,7 +30,8 @@ struct ACMEAccountCommandTests {
 
     @Test("register --only-existing makes none: the CA's accountDoesNotExist is told, exit code 77")
     func onlyExisting() async throws {
-        let bench = try await ACMECommandBench("only-existing.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["only-existing.test"])
         let ended = try await bench.acme(["register", "--only-existing", "-o", "json"] + bench.authority)
         #expect(ended.status == 77, "\(ended.errors)")
         #expect(try ended.failure["problem"]?["type"]?.string == "urn:ietf:params:acme:error:accountDoesNotExist")
@@ -37,11 +39,12 @@ struct ACMEAccountCommandTests {
 
     @Test("terms that were not agreed to are named, exit code 78, and no account is made")
     func terms() async throws {
-        let bench = try await ACMECommandBench("terms.test", pebble: .start())
+        let pebble = try await Pebble.start()
+        let bench = try CommandBench(pebble, ["terms.test"])
         let ended = try await bench.acme(["register"] + bench.authority.dropLast())
         #expect(ended.status == 78, "\(ended.errors)")
         #expect(ended.errors.contains("terms of service"))
-        #expect(bench.pebble.accountCount == 0)
+        #expect(pebble.accountCount == 0)
     }
 
     static let mac = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
@@ -49,18 +52,19 @@ struct ACMEAccountCommandTests {
     // Method: a pebble that wants bindings; all that any of the commands said is searched for the key.
     @Test("an external account is bound with a key from a private file; the key is never shown, a file others may read is refused")
     func externalAccount() async throws {
-        let bench = try await ACMECommandBench("eab.test", pebble: .start { $0.externalAccountKeys = ["kid-1": Self.mac] })
+        let pebble = try await Pebble.start { $0.externalAccountKeys = ["kid-1": Self.mac] }
+        let bench = try CommandBench(pebble, ["eab.test"])
         let missing = try await bench.acme(["register"] + bench.authority)
         #expect(missing.status == 78, "\(missing.errors)")
         #expect(missing.errors.contains("external account binding"))
-        let open = try bench.directory.write("open.key", Self.mac + "\n", mode: 0o644)
+        let open = try bench.home.write("open.key", Self.mac + "\n", mode: 0o644)
         let refused = try await bench.acme(["register"] + bench.authority + ["--eab-kid", "kid-1", "--eab-key-file", open])
         #expect(refused.status == 78, "\(refused.errors)")
-        let wrong = try bench.directory.write("wrong.key", "d3JvbmctLXdyb25nLS13cm9uZy0td3Jvbmc\n")
+        let wrong = try bench.home.write("wrong.key", "d3JvbmctLXdyb25nLS13cm9uZy0td3Jvbmc\n")
         let denied = try await bench.acme(["register", "-o", "json"] + bench.authority + ["--eab-kid", "kid-1", "--eab-key-file", wrong])
         #expect(denied.status != 0)
         #expect(try denied.failure["problem"]?["type"]?.string != nil)
-        let file = try bench.directory.write("eab.key", Self.mac + "\n")
+        let file = try bench.home.write("eab.key", Self.mac + "\n")
         let bound = try await bench.acme(["register"] + bench.authority + ["--eab-kid", "kid-1", "--eab-key-file", file])
         #expect(bound.status == 0, "\(bound.errors)")
         for ended in [missing, refused, denied, bound] {
@@ -72,12 +76,13 @@ struct ACMEAccountCommandTests {
     // Method: the pin of the account's key in the state, before and after; then an order with the new one.
     @Test("rollover gives the account another key of the kind wanted, and orders go on")
     func rollover() async throws {
-        let bench = try await ACMECommandBench("rollover-command.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["rollover-command.test"])
         #expect(try await bench.acme(["register"] + bench.authority).status == 0)
-        let before = try #require(try bench.state.account(at: bench.pebble.directoryURL).record)
+        let before = try #require(try bench.state.account(at: pebble.directoryURL).record)
         let ended = try await bench.acme(["rollover", "--account-key-type", "ec-p384", "-o", "json"] + bench.authority)
         #expect(ended.status == 0, "\(ended.errors)")
-        let after = try #require(try bench.state.account(at: bench.pebble.directoryURL).record)
+        let after = try #require(try bench.state.account(at: pebble.directoryURL).record)
         #expect(after.url == before.url)
         #expect(after.key.algorithm == .ec(.p384))
         #expect(try ended.document["key_sha256"]?.string == after.key.publicKeyPin.hex)
@@ -87,7 +92,8 @@ struct ACMEAccountCommandTests {
 
     @Test("deactivate must be confirmed; afterwards the CA refuses orders and that is what is told")
     func deactivate() async throws {
-        let bench = try await ACMECommandBench("deactivate.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["deactivate.test"])
         #expect(try await bench.issue().status == 0)
         let asked = try await bench.acme(["deactivate"] + bench.authority)
         #expect(asked.status == 64)
@@ -97,22 +103,29 @@ struct ACMEAccountCommandTests {
         let order = try await bench.issue(["--force", "-o", "json"])
         #expect(order.status == 77, "\(order.errors)")
         #expect(try order.failure["problem"]?["type"]?.string == "urn:ietf:params:acme:error:unauthorized")
+        // What it says to do, done.
+        let files = bench.state.accountFiles(at: pebble.directoryURL)
+        #expect(!files.isEmpty && files.allSatisfy { ended.errors.contains($0) }, "\(ended.errors)")
+        for file in files { try FileManager.default.removeItem(atPath: file) }
+        #expect(try await bench.acme(["register"] + bench.authority).status == 0)
+        #expect(try await bench.issue(["--force"]).status == 0)
     }
 
     // Method: the CA's own page says what it thinks of the certificate.
     @Test("revoke: by the account or by the certificate's key, with a reason; again is success; then it is due", arguments: [false, true])
     func revoke(byKey: Bool) async throws {
-        let bench = try await ACMECommandBench(byKey ? "revoke-key.test" : "revoke-account.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, [byKey ? "revoke-key.test" : "revoke-account.test"])
         #expect(try await bench.issue().status == 0)
         let leaf = try #require(try bench.state.load().current?.generation.leaf)
-        let command = ["revoke", "--state", bench.stateDirectory, "--ca-file", bench.pebble.trustFile] + (byKey ? ["--by-key"] : [])
+        let command = ["revoke", "--state", bench.statePath, "--ca-file", pebble.trustFile] + (byKey ? ["--by-key"] : [])
         let asked = try await bench.acme(command)
         #expect(asked.status == 64)
-        #expect(try await bench.pebble.status(of: leaf).status == "Valid")
+        #expect(try await pebble.status(of: leaf).status == "Valid")
         let ended = try await bench.acme(command + ["--yes", "--reason", byKey ? "keyCompromise" : "superseded", "-o", "json"])
         #expect(ended.status == 0, "\(ended.errors)")
         #expect(try ended.document["by"]?.string == (byKey ? "key" : "account"))
-        let status = try await bench.pebble.status(of: leaf)
+        let status = try await pebble.status(of: leaf)
         #expect(status.status == "Revoked")
         #expect(status.reason == (byKey ? 1 : 4))
         #expect(try await bench.acme(command + ["--yes"]).status == 0, "what was to be achieved is so")
@@ -121,21 +134,22 @@ struct ACMEAccountCommandTests {
 
     @Test("revoke of a file's certificate by a file's key needs no account; a key of another certificate is refused")
     func revokeFile() async throws {
-        let bench = try await ACMECommandBench("revoke-file.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["revoke-file.test"])
         #expect(try await bench.issue().status == 0)
         let generation = try #require(try bench.state.load().current?.generation)
-        let certificate = try bench.directory.write("leaf.pem", generation.leaf.pem)
-        let key = try bench.directory.write("leaf.key", generation.key.pem().bytes)
-        let other = try bench.directory.write("other.key", try PrivateKey.generate().pem().bytes)
-        let empty = bench.directory.file("empty")
+        let certificate = try bench.home.write("leaf.pem", generation.leaf.pem)
+        let key = try bench.home.write("leaf.key", generation.key.pem().bytes)
+        let other = try bench.home.write("other.key", try PrivateKey.generate().pem().bytes)
+        let empty = bench.home.file("empty")
         let command = [
-            "revoke", "--yes", "--state", empty, "--directory", bench.pebble.directoryURL, "--ca-file", bench.pebble.trustFile,
+            "revoke", "--yes", "--state", empty, "--directory", pebble.directoryURL, "--ca-file", pebble.trustFile,
             "--certificate", certificate, "--key",
         ]
         #expect(try await bench.acme(command + [other]).status == 65)
         let ended = try await bench.acme(command + [key])
         #expect(ended.status == 0, "\(ended.errors)")
-        #expect(try await bench.pebble.status(of: generation.leaf).status == "Revoked")
+        #expect(try await pebble.status(of: generation.leaf).status == "Revoked")
         #expect(try StateDirectory(path: empty).accounts().allSatisfy { $0.url == nil })
     }
 
@@ -170,7 +184,8 @@ struct ACMEAccountCommandTests {
 
     @Test("a proxy of the environment is used: where nobody is, the CA is not reached", arguments: ["https_proxy", "no_proxy"])
     func proxy(_ variable: String) async throws {
-        let bench = try await ACMECommandBench("proxy.test")
+        let pebble = try await Pebble.shared()
+        let bench = try CommandBench(pebble, ["proxy.test"])
         // Of a port that nobody has now.
         var environment = ["https_proxy": "http://127.0.0.1:\(Loopback.freePort())"]
         if variable == "no_proxy" { environment["no_proxy"] = "localhost" }

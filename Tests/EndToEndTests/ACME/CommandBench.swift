@@ -4,6 +4,7 @@ import MWACME
 import MWCertificateManager
 import MWPKI
 import TestCertificates
+import Testing
 
 /// `mwstorage acme …` as an operator types it: a state of its own, and an address of its own where the CA's DNS has its names.
 struct CommandBench: Sendable {
@@ -18,9 +19,14 @@ struct CommandBench: Sendable {
     /// What the command is run by, as in another network.
     var prefix: [String] = []
 
-    /// - Parameter names: DNS names; the CA finds them here.
-    init(_ pebble: Pebble, _ names: [String], challenge: String = "http-01", address: String = Loopback.uniqueAddress()) throws {
-        home = try TemporaryDirectory()
+    /// - Parameters:
+    ///   - names: DNS names; the CA finds them here.
+    ///   - home: Another bench's, with its state.
+    init(
+        _ pebble: Pebble, _ names: [String], challenge: String = "http-01", address: String = Loopback.uniqueAddress(),
+        home: TemporaryDirectory? = nil
+    ) throws {
+        self.home = try home ?? TemporaryDirectory()
         self.address = address
         (directoryURL, trustFile, self.names, self.challenge) = (pebble.directoryURL, pebble.trustFile, names, challenge)
         let host = address.contains(":") ? "[\(address)]" : address
@@ -44,16 +50,32 @@ struct CommandBench: Sendable {
 
     func generation() throws -> CertificateGeneration? { try state.load().current?.generation }
 
+    /// Which CA and state; agreed at the end.
+    var authority: [String] { ["--directory", directoryURL, "--ca-file", trustFile, "--state", statePath, "--agree-to-terms"] }
+
+    /// Which names, proved how.
+    var certificate: [String] { ["--challenge", challenge] + listener + names.flatMap { ["--name", $0] } }
+
     /// What comes after `mwstorage acme`.
     func arguments(_ verb: String) -> [String] {
-        let authority = ["--directory", directoryURL, "--ca-file", trustFile, "--state", statePath]
         switch verb {
-        case "issue", "renew":
-            return [verb] + authority + ["--agree-to-terms", "--challenge", challenge] + listener + names.flatMap { ["--name", $0] }
-        case "status": return [verb, "--state", statePath]
-        case "register": return [verb] + authority + ["--agree-to-terms"]
-        default: return [verb] + authority
+        case "issue", "renew": [verb] + authority + certificate
+        case "status": [verb, "--state", statePath]
+        default: [verb] + authority
         }
+    }
+
+    /// All that comes after `mwstorage acme`, as the test says.
+    func acme(_ arguments: [String], input: [UInt8] = []) async throws -> CommandProcess.Ended {
+        try await CommandProcess.run(["acme"] + arguments, input: input)
+    }
+
+    func issue(_ more: [String] = []) async throws -> CommandProcess.Ended { try await acme(arguments("issue") + more) }
+
+    /// What `acme status` says; and its exit code.
+    func status(_ more: [String] = []) async throws -> (document: JSONValue, exit: Int32) {
+        let ended = try await acme(arguments("status") + ["-o", "json"] + more)
+        return (try ended.document, ended.status)
     }
 
     func run(_ verb: String, _ more: [String] = [], program: [String] = [], environment: [String: String] = [:]) async throws
@@ -66,11 +88,15 @@ struct CommandBench: Sendable {
     }
 
     /// Starts it, and kills it with SIGKILL once it has said `lines` lines about what it is doing.
+    ///
+    /// - Parameter meanwhile: Happens before the kill, when all these lines were said.
     /// - Returns: Whether it was killed before its end.
-    func runUntilKilled(_ verb: String, afterLines lines: Int) async throws -> Bool {
+    func runUntilKilled(
+        _ verb: String, afterLines lines: Int, _ more: [String] = [], meanwhile: (() async throws -> Void)? = nil
+    ) async throws -> Bool {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: CommandProcess.path)
-        process.arguments = ["acme"] + arguments(verb)
+        process.arguments = ["acme"] + arguments(verb) + more
         process.environment = CommandProcess.environment(home: home)
         let errors = Pipe()
         process.standardInput = FileHandle.nullDevice
@@ -84,19 +110,37 @@ struct CommandBench: Sendable {
         try process.run()
         let identifier = process.processIdentifier
         let handle = errors.fileHandleForReading
-        await withCheckedContinuation { continuation in
+        let isToBeKilledAtOnce = meanwhile == nil
+        let isThere = await withCheckedContinuation { continuation in
             Thread.detachNewThread {
                 var seen = 0
                 while seen < lines, let more = try? handle.read(upToCount: 1), !more.isEmpty {
                     if more.first == UInt8(ascii: "\n") { seen += 1 }
                 }
-                if seen >= lines { kill(identifier, SIGKILL) }
+                if seen >= lines, isToBeKilledAtOnce { kill(identifier, SIGKILL) }
+                continuation.resume(returning: seen >= lines)
                 // So that it does not wait for somebody to read.
                 while let more = try? handle.read(upToCount: 4096), !more.isEmpty {}
-                continuation.resume()
             }
+        }
+        if isThere, let meanwhile {
+            defer { if process.isRunning { kill(identifier, SIGKILL) } }
+            try await meanwhile()
         }
         for await wasKilled in ends { return wasKilled }
         return false
+    }
+}
+
+extension CommandProcess.Ended {
+    /// The JSON on standard output.
+    var document: JSONValue { get throws { try JSONValue(parsing: output) } }
+
+    /// The error's JSON: the last line of standard error, after the steps.
+    var failure: JSONValue {
+        get throws {
+            let line = try #require(errors.split(separator: "\n").last { $0.contains("\"error\"") })
+            return try JSONValue(parsing: Array(line.utf8))
+        }
     }
 }

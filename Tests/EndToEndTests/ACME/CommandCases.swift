@@ -1,4 +1,5 @@
 import ACMEPeers
+import FakeCA
 import Foundation
 import MWACME
 import MWCertificateManager
@@ -182,6 +183,44 @@ struct CommandCases {
         #expect(ended.status == 0, "\(ended.errors)")
         #expect(try bench.generation()?.directoryURL == pebble.directoryURL)
         #expect(Set(try bench.state.accounts().filter { $0.url != nil }.map(\.directoryURL)) == [pebble.directoryURL])
+    }
+
+    // Method: the first CA answers by HTTPS what a test tells it; it knows the name already, so that it looks at no challenge.
+    @Test("case 41 fallback_ca: rate limited by the first CA, the second issues; the next time it is the first again")
+    func fallbackAtRateLimit() async throws {
+        let (first, second) = (try FakeHTTPSCA(), try await Pebble.shared())
+        first.with { ca in
+            ca.authorizationsAreValid = true
+            ca.intercept = { route, count, _ in
+                route == .newOrder && count == 0 ? FakeCA.problemResponse(429, "rateLimited", "enough") : nil
+            }
+        }
+        let bench = try CommandBench(second, ["limited.command.test"])
+        let (words, authority) = (bench.arguments("issue"), ["--directory", first.directoryURL, "--ca-file", first.trustFile])
+        for (directory, orders) in [(second.directoryURL, 0), (first.directoryURL, 1)] {
+            let ended = try await CommandProcess.run(["acme", words[0]] + authority + words.dropFirst() + ["--force"], home: bench.home)
+            #expect(ended.status == 0, "\(ended.errors)")
+            #expect(try bench.generation()?.directoryURL == directory)
+            #expect(first.with { $0.orders.count } == orders)
+        }
+        #expect(try bench.state.load().current?.number == 2)
+        #expect(Set(try bench.state.accounts().map { "\($0.key.publicKeyPin)" }).count == 2)
+    }
+
+    // Method: two pebbles, each with roots, accounts and a DNS of its own, and one state directory.
+    @Test("case 42 config_change: another CA orders again, with an account of its own, and going back uses the first one's account")
+    func changeOfCA() async throws {
+        let (old, new) = (try await Pebble.start(), try await Pebble.start())
+        let first = try CommandBench(old, ["moved.command.test"])
+        let second = try CommandBench(new, ["moved.command.test"], home: first.home)
+        for (bench, pebble, orders) in [(first, old, 1), (second, new, 1), (second, new, 1), (first, old, 2)] {
+            let ended = try await bench.run("issue")
+            #expect(ended.status == 0, "\(ended.errors)")
+            let generation = try #require(try bench.generation())
+            #expect(generation.directoryURL == pebble.directoryURL)
+            #expect(generation.leaf.isSigned(by: try await pebble.intermediate()))
+            #expect(pebble.orderCount == orders && pebble.accountCount == 1)
+        }
     }
 
     @Test("case 42 config_change: a name more, a name less or another kind of key order again; another order of names does not")

@@ -103,8 +103,7 @@ struct CommandCrashCases {
         #expect(try await bench.run("issue", ["--force"]).status == 0)
     }
 
-    // Method: the first waits for a hook that never ends, and so holds the lock while the second starts; then the first is killed.
-    @Test("case 37 two_processes: both at once make one order; SIGKILL of the one that holds the lock lets the other go on")
+    @Test("case 37 two_processes: three at once make one order")
     func twoProcesses() async throws {
         let pebble = try await Pebble.start()
         let bench = try CommandBench(pebble, ["two.kill.test"])
@@ -115,12 +114,57 @@ struct CommandCrashCases {
         #expect(ends.allSatisfy { $0.status == 0 }, "\(ends.map(\.errors))")
         #expect(ends.count { $0.text.contains("\"issued\"") } == 1, "\(ends.map(\.text))")
         #expect(pebble.orderCount == 1)
+    }
 
-        let holder = try CommandBench(pebble, ["holder.kill.test"])
-        #expect(try await holder.runUntilKilled("issue", afterLines: 9))
-        let free = try #require(try StateLock.take(in: holder.state), "the kernel freed it with the process")
-        free.release()
-        #expect(try await holder.run("issue").status == 0)
+    // Method: the first waits for a DNS hook that goes on only when it may, and so holds the lock while the second starts; then the first is
+    // killed, and with it nothing but its lock.
+    @Test(
+        "case 37 two_processes: while one holds the lock the other waits; after SIGKILL of it, that finishes the same order",
+        .timeLimit(.minutes(3)))
+    func killedHolder() async throws {
+        let pebble = try await Pebble.start()
+        var bench = try CommandBench(pebble, ["holder.kill.test"], challenge: "dns-01")
+        let hold = try bench.home.write("hold", "")
+        let hook = try bench.home.write(
+            "hook",
+            """
+            #!/bin/sh
+            [ "$1" = present ] || exit 0
+            : >>"$(dirname "$0")/begun"
+            while [ -e "$(dirname "$0")/hold" ]; do sleep 0.05; done
+            curl -sf -d "{\\"host\\":\\"$2\\",\\"value\\":\\"$3\\"}" \(pebble.dns.managementURL)/set-txt
+            """, mode: 0o700)
+        bench.listener = ["--dns-hook", hook]
+        let (first, manager) = (bench, FileManager.default)
+        let (ends, end) = AsyncThrowingStream<CommandProcess.Ended, any Error>.makeStream()
+        let wasKilled = try await first.runUntilKilled("issue", afterLines: 1) {
+            defer { try? manager.removeItem(atPath: hold) }
+            while !manager.fileExists(atPath: first.home.file("begun")) { try await Task.sleep(for: .milliseconds(5)) }
+            Task {
+                do { end.yield(try await first.run("issue", ["-o", "json"])) } catch { end.finish(throwing: error) }
+                end.finish()
+            }
+            while try Self.processes(with: first.statePath) < 2 { try await Task.sleep(for: .milliseconds(5)) }
+            #expect(try StateLock.take(in: first.state) == nil, "the first one has it")
+            #expect(try first.generation() == nil)
+        }
+        #expect(wasKilled)
+        var ended: CommandProcess.Ended?
+        for try await end in ends { ended = end }
+        let second = try #require(ended)
+        #expect(second.status == 0, "\(second.errors)")
+        #expect(second.text.contains("\"issued\""), "\(second.text)")
+        #expect(try bench.generation()?.leaf.dnsNames == bench.names)
+        #expect(pebble.orderCount == 1 && pebble.accountCount == 1)
+    }
+
+    /// How many there are of our command that have this among their words.
+    private static func processes(with word: String) throws -> Int {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc").count { name in
+            guard Int(name) != nil, let words = FileManager.default.contents(atPath: "/proc/\(name)/cmdline") else { return false }
+            let text = String(decoding: words, as: UTF8.self)
+            return text.hasPrefix(CommandProcess.path + "\0") && text.contains("\0\(word)\0")
+        }
     }
 
     // Method: everything the command writes with the most talkative log, in text and JSON, is searched for the secrets in the state,

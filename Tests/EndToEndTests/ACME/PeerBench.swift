@@ -24,7 +24,9 @@ struct PeerBench {
     private let transfer: any ACMETransfer
     private let presenter: Presenter
     private(set) var presented: [ChallengeAnswer] = []
+    private(set) var removed: [ChallengeAnswer] = []
     private(set) var requests: [HTTPRequest] = []
+    private(set) var rejectedNonces = 0
     private(set) var waits: [Duration] = []
 
     /// Where answers are put for the CA to see.
@@ -101,6 +103,7 @@ extension PeerBench {
                 action = machine.challengePresented(at: Self.now())
             case .cleanUp(let answer):
                 try presenter.remove(answer)
+                removed.append(answer)
                 action = machine.challengeCleanedUp(at: Self.now())
             case .save(let state):
                 switch state {
@@ -145,6 +148,12 @@ extension PeerBench {
 
     private mutating func send(_ request: HTTPRequest, _ timeout: Duration) async -> Result<HTTPResponse, TransferFailure> {
         requests.append(request)
-        do throws(TransferFailure) { return .success(try await transfer.send(request, timeout: timeout)) } catch { return .failure(error) }
+        do throws(TransferFailure) {
+            let response = try await transfer.send(request, timeout: timeout)
+            if response.status == 400, String(decoding: response.body, as: UTF8.self).contains("error:badNonce") { rejectedNonces += 1 }
+            return .success(response)
+        } catch {
+            return .failure(error)
+        }
     }
 }
