@@ -374,6 +374,36 @@ import Testing
         #expect(bench.orders() == 1)
     }
 
+    // Method: after a first certificate the CA's leaf has another name, is over, or its chain has a stranger on top.
+    @Test("case 24 wrong_cert_returned: the certificate in place stays on disk and in use, and a right one replaces it", arguments: 0...2)
+    func wrongCertificate(_ kind: Int) async throws {
+        let bench = try ManagerBench()
+        try await bench.run(for: hour)
+        let first = try #require(try bench.current())
+        let stranger = try TestAuthority(name: "Stranger").root
+        bench.transfer.with { ca in
+            switch kind {
+            case 0: ca.change = { $0.alternativeNames = [.dns("other.example.test")] }
+            case 1: ca.change = { $0.notAfter = $0.notBefore.adding(seconds: 60) }
+            default: ca.changeChain = { $0 + [stranger] }
+            }
+        }
+        try await bench.run(for: 63 * day)
+        #expect(bench.logs.count("acme.certificateRejected") > 0)
+        let kept = try bench.directory.load()
+        #expect(kept.current?.number == 1 && kept.previous == nil && kept.warnings.isEmpty)
+        #expect(kept.current?.generation.leaf == first.generation.leaf)
+        #expect(kept.current?.generation.key.publicKeyPin == first.generation.key.publicKeyPin)
+        #expect(Set(bench.installed.withLock { $0 }) == [1])
+        bench.transfer.with { ca in
+            ca.change = { _ in }
+            ca.changeChain = { $0 }
+        }
+        try await bench.run(for: day)
+        #expect(try bench.current()?.number == 2)
+        #expect(bench.installed.withLock { $0.last } == 2)
+    }
+
     @Test("a certificate that begins in a while is used from then on, and not before")
     func beginsLater() async throws {
         let bench = try ManagerBench { ca in ca.change = { $0.notBefore = $0.notBefore.adding(seconds: 3600 + 90) } }
