@@ -1,6 +1,6 @@
 package import MWPKI
 
-/// What of a certificate a rule knows its principal by. Names are equal as a whole, or segment by segment with `*` for any one segment.
+/// What of a certificate a rule knows its principal by. Names are equal byte by byte as a whole, or segment by segment with `*` for any one segment.
 package enum IdentityMatcher: Sendable, Hashable {
     /// This very certificate.
     case fingerprint(CertificateFingerprint)
@@ -74,10 +74,34 @@ package enum IdentityMatcher: Sendable, Hashable {
         case .commonName(let name):
             guard !identity.hasAlternativeNames else { return "it has subject alternative names, so its common name does not count" }
             guard let commonName = identity.commonName else { return "it has no common name" }
-            return name == commonName ? nil : "its common name is \(commonName)"
+            return name.utf8.elementsEqual(commonName.utf8) ? nil : "its common name is \(commonName)"
         case .alias(let name):
             guard let alias = identity.alias else { return "it is not itself in the trust store under a name" }
-            return name == alias ? nil : "its name in the trust store is \(alias)"
+            return name.utf8.elementsEqual(alias.utf8) ? nil : "its name in the trust store is \(alias)"
+        }
+    }
+}
+
+extension IdentityMatcher {
+    /// Names are equal byte by byte: to Swift two strings are equal that only look the same, and who issues may be asked for either.
+    package static func == (left: IdentityMatcher, right: IdentityMatcher) -> Bool {
+        switch (left, right) {
+        case (.fingerprint(let left), .fingerprint(let right)): left == right
+        case (.publicKey(let left), .publicKey(let right)): left == right
+        case (.uri(let left), .uri(let right)), (.dns(let left), .dns(let right)): left == right
+        case (.commonName(let left), .commonName(let right)), (.alias(let left), .alias(let right)):
+            left.utf8.elementsEqual(right.utf8)
+        default: false
+        }
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(self.kind)
+        switch self {
+        case .fingerprint(let fingerprint): hasher.combine(fingerprint)
+        case .publicKey(let pin): hasher.combine(pin)
+        case .uri(let name), .dns(let name): hasher.combine(name)
+        case .commonName(let name), .alias(let name): for byte in name.utf8 { hasher.combine(byte) }
         }
     }
 }

@@ -29,7 +29,12 @@ package final class RefusalJournal: Sendable {
     private let path: String
     private let records: Mutex<[RefusalRecord]>
     /// One change at a time: the file is what the last one left.
-    private let changing = Mutex(())
+    private let changing = Mutex(Changing())
+
+    private struct Changing {
+        /// The disk did not keep what is in memory: the next change writes it, also one that changes nothing.
+        var isFileBehind = false
+    }
 
     /// Reads what is there; nothing is an empty list.
     ///
@@ -43,11 +48,11 @@ package final class RefusalJournal: Sendable {
     package var all: [RefusalRecord] { self.records.withLock { $0 } }
     package var refusals: RefusalSet { RefusalSet(self.all.map(\.refusal)) }
 
-    /// Whether something was added: false when it was there already. It is in ``all`` when this returns, and when it throws `PKIError`
-    /// because the disk did not keep it. Blocks for the disk.
+    /// Whether something was added, to memory or to a file that had not kept it: false when both had it already. It is in ``all`` when this
+    /// returns, and when it throws `PKIError` because the disk did not keep it; not with ``maximumCount`` others. Blocks for the disk.
     package func add(_ refusal: Refusal, by principal: String, at now: Timestamp) throws -> Bool {
-        try self.change { records in
-            guard !records.contains(where: { $0.refusal == refusal }) else { return false }
+        try self.change { records, isFileBehind in
+            guard !records.contains(where: { $0.refusal == refusal }) else { return isFileBehind }
             guard records.count < Self.maximumCount else {
                 throw PKIError(
                     .refusalMalformed, subject: self.path, "too many refusals", expected: "at most \(Self.maximumCount)",
@@ -60,22 +65,25 @@ package final class RefusalJournal: Sendable {
 
     /// Whether something was removed.
     package func remove(_ refusal: Refusal) throws -> Bool {
-        try self.change { records in
+        try self.change { records, _ in
             let count = records.count
             records.removeAll { $0.refusal == refusal }
             return records.count < count
         }
     }
 
-    private func change(_ body: (inout [RefusalRecord]) throws -> Bool) throws -> Bool {
-        try self.changing.withLock { _ in
+    private func change(_ body: (inout [RefusalRecord], _ isFileBehind: Bool) throws -> Bool) throws -> Bool {
+        try self.changing.withLock { changing in
             var records = self.all
-            guard try body(&records) else { return false }
-            let isShorter = records.count < self.all.count
+            guard try body(&records, changing.isFileBehind) else { return false }
             // What is taken away is taken away from the file first, what is added is in force at once.
-            if isShorter { try PrivateFile.write(Self.encode(records), to: self.path) }
-            self.records.withLock { $0 = records }
-            if !isShorter { try PrivateFile.write(Self.encode(records), to: self.path) }
+            let isShorter = records.count < self.all.count
+            if !isShorter { self.records.withLock { $0 = records } }
+            // Also where fewer could not be written: nobody knows then which of the two the disk has.
+            changing.isFileBehind = true
+            try PrivateFile.write(Self.encode(records), to: self.path)
+            changing.isFileBehind = false
+            if isShorter { self.records.withLock { $0 = records } }
             return true
         }
     }

@@ -58,6 +58,10 @@ final class SecurityDesk: Sendable {
         var last: ReloadRecord
         var done: UInt64 = 0
         var failed: UInt64 = 0
+        /// The journal changed, and no set was made of it yet.
+        var isSwapOwed = false
+        /// Of every identity that this process has had: who once got at one of these keys is no client.
+        var ownKeys: Set<PublicKeyPin> = []
     }
 
     /// The reload that has not begun to read yet, and the last one that was asked for.
@@ -82,7 +86,9 @@ final class SecurityDesk: Sendable {
         self.logger = logger
         self.metrics = metrics
         self.current = CurrentSecurity(set)
-        self.state = Mutex(State(material: material, loadedAt: now, last: ReloadRecord(trigger: .start, at: now, error: nil)))
+        var state = State(material: material, loadedAt: now, last: ReloadRecord(trigger: .start, at: now, error: nil))
+        if let leaf = material.tls.identity?.leaf { state.ownKeys = [leaf.publicKeyPin] }
+        self.state = Mutex(state)
         self.watched = Mutex(FileWatchStateMachine(policy, loaded: snapshot, at: .now()))
         metrics.loaded(at: now.secondsSince1970)
         self.announce(material, at: now)
@@ -199,13 +205,15 @@ final class SecurityDesk: Sendable {
 
     /// Replaces the set in use; `change` says of which files.
     private func swap(_ change: (inout State) -> Void = { _ in }) throws -> SecuritySet {
+        // Only here is the set in use replaced, so that it may be made before: every connection that is accepted asks for it.
         try self.state.withLock { state in
             var next = state
             change(&next)
-            let material = next.material
-            let set = try self.current.replace { old in
-                try self.source.makeSet(material, refusing: self.journal.refusals, generation: old.generation + 1)
-            }
+            if let leaf = next.material.tls.identity?.leaf { next.ownKeys.insert(leaf.publicKeyPin) }
+            let made = try self.source.makeSet(
+                next.material, refusing: self.journal.refusals, ownKeys: next.ownKeys, generation: self.current.set.generation + 1)
+            let set = self.current.replace { _ in made }
+            next.isSwapOwed = false
             state = next
             return set
         }
@@ -233,10 +241,16 @@ final class SecurityDesk: Sendable {
         } catch {
             failure = error
         }
-        guard isChanged, failure == nil || !isLifted else {
-            if let failure { throw Self.notKept(refusal, failure) }
-            return (false, JudgingOutcome())
+        if let failure {
+            if isLifted { throw Self.notLifted(refusal, failure) }
+            guard self.journal.refusals.contains(refusal) else { throw failure }
         }
+        // What a swap that failed left undone is done by whoever asks again.
+        let isSwapOwed = self.state.withLock { state in
+            state.isSwapOwed = state.isSwapOwed || isChanged
+            return state.isSwapOwed
+        }
+        guard isSwapOwed else { return (false, JudgingOutcome()) }
         let set = try await Self.offLoop { try self.swap() }
         let outcome = await judge(set)
         self.logger.notice(
@@ -246,6 +260,12 @@ final class SecurityDesk: Sendable {
             ])
         if let failure { throw Self.notKept(refusal, failure) }
         return (true, outcome)
+    }
+
+    private static func notLifted(_ refusal: Refusal, _ error: any Error) -> ServerError {
+        ServerError(
+            .storageUnavailable, "\(refusal)", "the list of refusals could not be changed; what was refused still is",
+            remedy: "mend the disk, then ask again", underlying: error)
     }
 
     private static func notKept(_ refusal: Refusal, _ error: any Error) -> ServerError {

@@ -56,11 +56,14 @@ struct SecuritySource: Sendable {
         }
     }
 
-    /// A set out of `material` and `more` refusals.
-    func makeSet(_ material: SecurityMaterial, refusing more: RefusalSet, generation: UInt64) throws(ServerError) -> SecuritySet {
+    /// A set out of `material` and `more` refusals, which takes nobody with one of `ownKeys` for a client.
+    func makeSet(
+        _ material: SecurityMaterial, refusing more: RefusalSet, ownKeys: Set<PublicKeyPin> = [], generation: UInt64
+    ) throws(ServerError) -> SecuritySet {
         do throws(TLSError) {
             let context = try TLSContext(
-                server: material.tls, challenges: self.challenges, policy: self.policy, refusals: material.refusals.union(more))
+                server: material.tls, challenges: self.challenges, policy: self.policy, refusals: material.refusals.union(more),
+                ownKeys: ownKeys)
             return SecuritySet(generation: generation, context: context, accessPolicy: material.accessPolicy)
         } catch {
             throw Self.rejected(error)

@@ -27,6 +27,26 @@ package struct SecuritySet: Sendable {
         }
     }
 
+    /// Why `peer` may not read what the server says of itself; nil if it may. It tells of all keys, so it needs a right over all.
+    func refusalToMonitor(_ peer: VerifiedPeer) -> PeerRefusal? {
+        switch self.judge(peer) {
+        case .refused(let refusal): return refusal
+        case .admitted(_, let principal):
+            guard principal.grants.everywhere.isDisjoint(with: [.read, .administer]) else { return nil }
+            return PeerRefusal(
+                .notAllowed, check: "policy.monitoring", toldPeer: "monitoring needs the right read or administer over all keys",
+                detail: "\(principal.name) has neither read nor administer over all keys",
+                remedy: "grant one of them, or ask on a loopback address")
+        }
+    }
+
+    /// Whether a glance finds it likely that ``judge(_:)`` refuses: those are judged first.
+    func isSuspect(_ peer: VerifiedPeer) -> Bool {
+        if self.context.isSuspect(peer) { return true }
+        if case .admitted = self.admit(peer) { return false }
+        return true
+    }
+
     /// The part of ``judge(_:)`` that a handshake with this set's context leaves over: whose certificate it is.
     package func admit(_ peer: VerifiedPeer) -> PeerVerdict {
         let principal: Principal

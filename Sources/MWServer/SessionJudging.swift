@@ -7,7 +7,8 @@ internal import NIOPosix
 //
 //     who is there ─▶ one verdict for each different presentation, on worker threads ─▶ each session stays, or closes with 1008
 //
-// 10,000 connections share few certificates, most often; where they do not, those that a glance at lists and anchors finds come first.
+// 10,000 connections share few certificates, most often; where they do not, those that a glance at lists, anchors and the policy finds
+// come first.
 
 /// What became of the open connections of a server.
 package struct JudgingOutcome: Sendable, Hashable {
@@ -90,7 +91,9 @@ extension SessionServer {
             for peer in present { peers[peer.presentation] = peer }
         }
         var outcome = JudgingOutcome()
-        for group in [peers.values.filter(set.context.isSuspect), peers.values.filter { !set.context.isSuspect($0) }] {
+        var (suspects, others): ([VerifiedPeer], [VerifiedPeer]) = ([], [])
+        for peer in peers.values { if set.isSuspect(peer) { suspects.append(peer) } else { others.append(peer) } }
+        for group in [suspects, others] {
             await withTaskGroup(of: JudgingOutcome.self) { tasks in
                 for start in stride(from: 0, to: group.count, by: Self.batchLength) {
                     let batch = Array(group[start..<min(start + Self.batchLength, group.count)])

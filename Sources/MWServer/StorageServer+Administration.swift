@@ -79,6 +79,7 @@ extension StorageServer: AdministrationService {
             reply.connectionsClosed = Int64(counts.reduce(0, +))
             return reply
         }
+        try self.requireNotRefused(administrator)
         let (isChanged, outcome) = try await self.revoke(refusal, by: administrator.name)
         reply.hasChanged = isChanged
         reply.connectionsClosed = Int64(outcome.closed)
@@ -86,14 +87,30 @@ extension StorageServer: AdministrationService {
     }
 
     package func perform(_ request: NativeAcceptAgainRequest, by administrator: Principal) async throws -> NativeRefusalChange {
+        let refusal = try Refusal(request.target)
+        // Who is cut off may have this under way.
+        guard RefusalSet([refusal]).refusal(of: [administrator.certificate], names: [administrator.name]) == nil else {
+            throw NativeFailure(
+                .permissionDenied, "\(refusal) refuses \(administrator.name), who asks", remedy: "have another administrator lift it")
+        }
+        try self.requireNotRefused(administrator)
         var reply = NativeRefusalChange()
-        reply.hasChanged = try await self.liftRefusal(Refusal(request.target), by: administrator.name)
+        reply.hasChanged = try await self.liftRefusal(refusal, by: administrator.name)
         return reply
+    }
+
+    /// By the newest set: the request may have been taken before it.
+    private func requireNotRefused(_ administrator: Principal) throws {
+        let refusals = try self.running().security.current.set.context.refusals
+        guard refusals.refusal(of: [administrator.certificate], names: [administrator.name]) == nil else {
+            throw NativeFailure(.permissionDenied, "\(administrator.name) is refused by now", remedy: "ask another administrator")
+        }
     }
 
     // MARK: Reload
 
     package func perform(_ request: NativeReloadRequest, by administrator: Principal) async throws -> NativeReloadState {
+        try self.requireNotRefused(administrator)
         let outcome: JudgingOutcome
         do {
             outcome = try await self.reload(.administrator(administrator.name))
@@ -171,6 +188,11 @@ extension StorageServer: AdministrationService {
             NativeLimit(
                 "maximumConnectionsPerCertificate", Int64(limits.maximumConnectionsPerCertificate), "connections",
                 used: Int64(census.mostOfOneCertificate)),
+            NativeLimit(
+                "maximumConnectionsPerPrincipal", Int64(limits.maximumConnectionsPerPrincipal), "connections",
+                used: Int64(census.mostOfOnePrincipal)),
+            NativeLimit(
+                "maximumWaitingHandshakes", Int64(limits.maximumWaitingHandshakes), "handshake steps of one event loop"),
             NativeLimit(
                 "maximumOpenings", Int64(limits.maximumOpenings), "connections of one event loop", used: Int64(census.mostOpenings)),
             NativeLimit(

@@ -271,7 +271,7 @@ public final class StorageServer: Service, Sendable {
             metrics: configuration.metrics, reasonsNotReady: { [weak self] in self?.reasonsNotReady ?? ["it is gone"] },
             isAlive: { sessions.answers(within: Self.livenessTimeout, on: $0) },
             refusal: { peer, address in
-                guard case .refused(let refusal) = sessions.security.set.admit(peer) else { return nil }
+                guard let refusal = sessions.security.set.refusalToMonitor(peer) else { return nil }
                 let certificate = AuditedCertificate(peer.leaf)
                 audit.record(
                     .openingRefused(

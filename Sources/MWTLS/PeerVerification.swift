@@ -86,19 +86,23 @@ struct AcceptedChain {
 
 /// The rules of one context for its peers.
 final class PeerVerification: Sendable {
-    /// `nil` while a server waits for its first identity; no peer comes as far as this then.
-    private let ownPin: PublicKeyPin?
+    /// Of our identity, and of those that we had before.
+    private let ownKeys: Set<PublicKeyPin>
     private let pins: Set<CertificateFingerprint>?
     private let trustStore: TrustStore
     private let refusals: RefusalSet
     private let time: Timestamp?
     let expectedName: ServerName?
 
-    /// `server` is how this context, a client's, judges servers; `nil` for a server's context. `time` replaces now.
-    init(own: Identity?, trustStore: TrustStore, server: ServerVerification?, refusals: RefusalSet, time: Timestamp?) {
+    /// `own` is `nil` while a server waits for its first identity; no peer comes as far as this then. `server` is how this context, a
+    /// client's, judges servers; `nil` for a server's context. `time` replaces now.
+    init(
+        own: Identity?, earlierKeys: Set<PublicKeyPin> = [], trustStore: TrustStore, server: ServerVerification?, refusals: RefusalSet,
+        time: Timestamp?
+    ) {
         self.refusals = refusals
         self.time = time
-        self.ownPin = own?.leaf.publicKeyPin
+        self.ownKeys = earlierKeys.union((own?.leaf.publicKeyPin).map { [$0] } ?? [])
         self.trustStore = trustStore
         switch server {
         case .pinned(let pins, _)?:
@@ -148,7 +152,7 @@ final class PeerVerification: Sendable {
         func refusal(_ rule: ChainRefusal.Rule, _ result: Int32 = X509_V_ERR_CERT_REJECTED) -> ChainRefusal {
             ChainRefusal(rule: rule, result: result, certificate: TLSError.CertificateSummary(leaf, depth: 0))
         }
-        if leaf.publicKeyPin == ownPin { throw refusal(.ownKey) }
+        if ownKeys.contains(leaf.publicKeyPin) { throw refusal(.ownKey) }
         if let pins, !pins.contains(leaf.sha256) { throw refusal(.notPinned) }
         if let refused = refusals.refusal(of: accepted.chain, names: trustStore.alias(of: leaf).map { [$0] } ?? []) {
             // For the peer it is what it is: taken back.

@@ -30,17 +30,18 @@ package import MWPKI
     ///
     /// - Parameter material: With an identity, or still awaiting one.
     /// - Parameter challenges: What ACME validations are shown; the context that follows gets the same.
+    /// - Parameter ownKeys: Of earlier identities; nobody is a client with one of these, nor with that of `material`.
     ///
     /// Throws `TLSError` `materialRejected` when OpenSSL cannot use the identity or the trust store, `policyRejected` when it cannot keep
     /// the policy.
     package convenience init(
         server material: ServerMaterial, challenges: PendingChallenges = PendingChallenges(), policy: TLSPolicy = TLSPolicy(),
-        refusals: RefusalSet = RefusalSet()
+        refusals: RefusalSet = RefusalSet(), ownKeys: Set<PublicKeyPin> = []
     ) throws(TLSError) {
         let hellos = HelloJudgement(challenges: challenges, hasIdentity: material.identity != nil)
         try self.init(
             role: .server, identity: material.identity, trustStore: material.trustStore, verification: nil, hellos: hellos, policy: policy,
-            refusals: refusals)
+            refusals: refusals, ownKeys: ownKeys)
     }
 
     /// The same, with an identity.
@@ -60,12 +61,12 @@ package import MWPKI
         }
         try self.init(
             role: .client, identity: material.identity, trustStore: material.trustStore, verification: verification, hellos: nil,
-            policy: policy, refusals: RefusalSet())
+            policy: policy, refusals: RefusalSet(), ownKeys: [])
     }
 
     private init(
         role: Role, identity: Identity?, trustStore: TrustStore, verification: ServerVerification?, hellos: HelloJudgement?,
-        policy: TLSPolicy, refusals: RefusalSet
+        policy: TLSPolicy, refusals: RefusalSet, ownKeys: Set<PublicKeyPin>
     ) throws(TLSError) {
         ContextPolicy.initializeLibrary()
         ERR_clear_error()
@@ -81,7 +82,8 @@ package import MWPKI
         self.serverVerification = verification
         self.refusals = refusals
         self.peerVerification = PeerVerification(
-            own: identity, trustStore: trustStore, server: verification, refusals: refusals, time: policy.verificationTime)
+            own: identity, earlierKeys: ownKeys, trustStore: trustStore, server: verification, refusals: refusals,
+            time: policy.verificationTime)
         // From here on `deinit` runs when something throws: every stored property but one has its value, so give that one its value first.
         do {
             self.offersPostQuantumKeyExchange = try unsafe ContextPolicy.apply(policy, to: context)

@@ -60,7 +60,7 @@ import Testing
     ]
 
     @Test(arguments: [TLSPolicy.Version.tls12, .tls13], Self.cases)
-    func `A certificate is exactly what a rule names, or gets 403: one log line, no session, nothing of storage`(
+    func `case 26, case 27: a certificate is exactly what a rule names, or gets 403: one log line, no session, nothing of storage`(
         version: TLSPolicy.Version, one: Case
     ) async throws {
         let rules = try one.rules()

@@ -115,4 +115,22 @@ import Testing
         #expect(throws: AccessPolicyError.self) { try self.policy(("a", matchers)) }
         #expect(throws: Never.self) { try self.policy(("a", Array(matchers.dropLast()))) }
     }
+
+    // The same letter as one scalar and as two: equal to Swift, other bytes in the certificate.
+    @Test func `case 26: a common name or alias is known by its bytes, not by what it looks like`() throws {
+        let authority = try TestAuthority()
+        let (composed, decomposed) = ("caf\u{e9}", "cafe\u{301}")
+        let policy = try self.policy(("cn", [.commonName(composed)]), ("alias", [.alias(composed)]))
+        func rule(_ name: String, _ alias: String? = nil) throws -> String? {
+            let presented = PresentedIdentity(try authority.issueClient(name: name).leaf, alias: alias)
+            guard case .matched(let rule, _) = policy.judge(presented) else { return nil }
+            return rule.name
+        }
+        #expect(try rule(composed) == "cn" && rule("x", composed) == "alias")
+        #expect(try rule(decomposed) == nil && rule("x", decomposed) == nil)
+        let presented = PresentedIdentity(try authority.issueClient(name: decomposed).leaf, alias: decomposed)
+        #expect(IdentityMatcher.commonName(composed).mismatch(presented) != nil)
+        #expect(IdentityMatcher.alias(composed).mismatch(presented) != nil)
+        #expect(IdentityMatcher.commonName(decomposed).mismatch(presented) == nil)
+    }
 }

@@ -94,6 +94,8 @@ import Testing
             #expect(
                 status.limits.first { $0.name == "maximumConnections" } == NativeLimit("maximumConnections", 10_000, "connections", used: 2)
             )
+            #expect(status.limits.first { $0.name == "maximumConnectionsPerPrincipal" }?.used == 2)
+            #expect(status.limits.contains { $0.name == "maximumWaitingHandshakes" && $0.maximum == 4_096 })
             #expect(status.reload.generation == 1 && status.reload.failure == nil && status.reload.trigger == "start")
             #expect(status.storage.engine == "memory" && status.storage.durability == "sync" && status.storage.pendingRequests == 0)
             #expect(status.server.addresses.count == 1 && status.server.eventLoops == 2 && status.server.openSSL.hasPrefix("OpenSSL 3"))
@@ -247,5 +249,34 @@ import Testing
         #expect(changes.count == 2)
         #expect(changes.first?.contains(#""operation":"reload""#) == true && changes.first?.contains(#""principal":"operator""#) == true)
         #expect(changes.last?.contains(#""operation":"refuse","subject":"identity carol","outcome":"done""#) == true, "\(changes)")
+    }
+
+    // By fingerprint and by identity. What her connection still has under way is what `perform` gets.
+    @Test(arguments: [true, false])
+    func `A revoked administrator cannot take that back, nor do anything else that was under way`(isByName: Bool) async throws {
+        try await RunningServer.with { running in
+            let identity = try running.authority.issueClient(name: "alice")
+            let alice = try AccessPolicy.none.admit(VerifiedPeers.verify(identity, by: running.authority)).get()
+            let bob = try VerifiedPeers.principal("bob")
+            var back = NativeAcceptAgainRequest()
+            if isByName { back.target.identity = "alice" } else { back.target.fingerprint = "\(identity.leaf.sha256)" }
+            try await running.server.revoke(Refusal(back.target), by: "root")
+            var refuse = NativeRefuseRequest()
+            refuse.target.identity = "bob"
+            var others = NativeAcceptAgainRequest()
+            others.target.identity = "carol"
+            let server = running.server
+            let attempts: [() async throws -> Void] = [
+                { _ = try await server.perform(back, by: alice) }, { _ = try await server.perform(others, by: alice) },
+                { _ = try await server.perform(refuse, by: alice) }, { _ = try await server.perform(NativeReloadRequest(), by: alice) },
+            ]
+            for attempt in attempts {
+                let failure = await #expect(throws: NativeFailure.self) { try await attempt() }
+                #expect(failure?.code == .permissionDenied)
+            }
+            #expect(server.securityStatus?.revoked.map(\.refusal) == [try Refusal(back.target)])
+            #expect(try await server.perform(back, by: bob).hasChanged)
+            #expect(try await server.perform(refuse, by: alice).hasChanged)
+        }
     }
 }

@@ -37,7 +37,7 @@ import Testing
             #expect(visit.saw("Certificate") && !visit.saw("CertificateRequest"))
             // What it sent after the handshake, an opening handshake, is not even refused.
             #expect(!visit.output.contains("HTTP/1.1"))
-            let line = try #require(running.log.lines("acme challenge answered").first)
+            let line = await running.log.first("acme challenge answered")
             #expect(line.metadata["server_name"] == Self.name && line.metadata["address"]?.hasPrefix("127.0.0.1") == true)
             #expect(running.log.lines("connection opened").isEmpty && running.server.openConnections == 0)
         }

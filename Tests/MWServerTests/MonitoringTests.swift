@@ -107,4 +107,38 @@ import Testing
             }
         }
     }
+
+    private func policy(_ grants: [(String, AccessGrant)]) -> AccessPolicySource {
+        AccessPolicySource {
+            try AccessPolicy(
+                rules: grants.map { AccessRule(name: $0.0, matchers: [.commonName($0.0)], grants: AccessGrants([$0.1])) }, source: "test")
+        }
+    }
+
+    @Test func `Beyond loopback only a right to read or administer all keys opens it, at the time of the answer`() async throws {
+        let policy = self.policy([
+            ("collector", AccessGrant(.read, over: .all)), ("root", AccessGrant(.administer, over: .all)),
+            ("writer", AccessGrant(.write, over: .all)), ("reader", AccessGrant(.read, over: .prefixes([[1]]))),
+        ])
+        try await self.monitored("0.0.0.0", { $0.accessPolicy = policy }) { running in
+            for (name, isAllowed) in [("collector", true), ("root", true), ("writer", false), ("reader", false), ("nobody", false)] {
+                let context = try running.clientContext(running.authority.issueClient(name: name))
+                for path in ["/metrics", "/readyz"] {
+                    let answer = try await self.ask(running, self.get(path), context: context)
+                    #expect(answer.hasPrefix(isAllowed ? "HTTP/1.1 200 " : "HTTP/1.1 403 "), "\(name) \(path)")
+                    #expect(answer.contains("m_total") == (isAllowed && path == "/metrics"))
+                }
+            }
+            // Shakes hands, is revoked, and asks.
+            let collector = try running.authority.issueClient(name: "collector")
+            let port = try #require(running.server.monitoringAddresses.first).port
+            let peer = try await TestPeer.connect(
+                to: try SocketAddress(ipAddress: "127.0.0.1", port: port), try running.clientContext(collector))
+            try await peer.untilEstablished()
+            try running.revoke([collector.leaf])
+            try await running.server.reload()
+            try await peer.send(ByteBuffer(string: self.get("/metrics")))
+            #expect(try await peer.everything().hasPrefix("HTTP/1.1 403 "))
+        }
+    }
 }

@@ -79,4 +79,31 @@ import Testing
         #expect(journal.refusals.contains(.identity("alice")))
         #expect(throws: PKIError.self) { try RefusalJournal(directory: directory.path) }
     }
+
+    // A directory in the file's place makes the first write fail; then it goes away.
+    @Test func `A refusal that the disk did not keep is kept by asking again, whatever is asked then`() throws {
+        for second in [Refusal.identity("alice"), .identity("bob")] {
+            let directory = try TemporaryDirectory()
+            let journal = try RefusalJournal(directory: directory.path)
+            let path = directory.file(RefusalJournal.fileName)
+            #expect(unsafe mkdir(path, 0o700) == 0)
+            #expect(throws: PKIError.self) { try journal.add(.identity("alice"), by: "root", at: self.now) }
+            #expect(unsafe rmdir(path) == 0)
+            #expect(try journal.add(second, by: "root", at: self.now))
+            #expect(try !journal.add(second, by: "root", at: self.now), "now both have it")
+            let again = try RefusalJournal(directory: directory.path)
+            #expect(again.all == journal.all && again.refusals.contains(.identity("alice")))
+        }
+    }
+
+    @Test func `One refusal too many is an error, and is in force nowhere`() throws {
+        let directory = try TemporaryDirectory()
+        let full = (0..<RefusalJournal.maximumCount).map { RefusalRecord(refusal: .identity("user \($0)"), since: self.now, by: "root") }
+        try PrivateFile.write(RefusalJournal.encode(full), to: directory.file(RefusalJournal.fileName))
+        let journal = try RefusalJournal(directory: directory.path)
+        #expect(throws: PKIError.self) { try journal.add(.identity("alice"), by: "root", at: self.now) }
+        #expect(!journal.refusals.contains(.identity("alice")))
+        #expect(try !journal.add(.identity("user 7"), by: "root", at: self.now))
+        #expect(try journal.remove(.identity("user 7")) && journal.add(.identity("alice"), by: "root", at: self.now))
+    }
 }

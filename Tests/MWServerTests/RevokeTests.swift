@@ -1,12 +1,13 @@
 import EngineContract
 import Glibc
 import MWPKI
-import MWServer
 import MWTLS
 import MWWebSocket
 import NIOCore
 import TestCertificates
 import Testing
+
+@testable import MWServer
 
 /// `mwstorage revoke`, files that change by themselves, and limits by principal, over real sockets.
 @Suite struct RevokeTests {
@@ -195,5 +196,26 @@ import Testing
     private final class EchoFactory: SessionFactory, SessionDelegate {
         func makeDelegate(for info: SessionInfo) -> any SessionDelegate { self }
         func messageReceived(_ opcode: MessageOpcode, _ payload: ByteBuffer, in session: SessionHandler) { session.send(opcode, payload) }
+    }
+
+    // The data directory's file is a directory while the first two are asked for.
+    @Test func `A refusal that the disk did not keep holds, and is kept when it is asked for again`() async throws {
+        try await RunningServer.with { running in
+            let alice = try running.authority.issueClient(name: "alice")
+            let hers = try await running.connect(alice)
+            let path = "\(running.server.configuration.dataDirectory)/\(RefusalJournal.fileName)"
+            #expect(unsafe mkdir(path, 0o700) == 0)
+            for _ in 0..<2 {
+                let error = await #expect(throws: ServerError.self) { try await running.server.revoke(.identity("alice"), by: "root") }
+                #expect(error?.code == .storageUnavailable)
+                await #expect(throws: (any Error).self) { try await running.connect(alice) }
+            }
+            #expect(try await hers.next() == .closeReceived(.policyViolation, "the certificate is refused"))
+            #expect(unsafe rmdir(path) == 0)
+            #expect(try await running.server.revoke(.identity("alice"), by: "root").isChanged)
+            #expect(try await !running.server.revoke(.identity("alice"), by: "root").isChanged)
+            #expect(try RefusalJournal(directory: running.server.configuration.dataDirectory).refusals.contains(.identity("alice")))
+            await hers.close()
+        }
     }
 }

@@ -75,7 +75,7 @@ import Testing
         #expect(client.session.info.principal.name == "alice" && client.session.isOpen)
     }
 
-    @Test func `41: the tick closes a session in the second in which its certificate ends`() throws {
+    @Test func `case 41: the tick closes a session in the second in which its certificate ends`() throws {
         let harness = try SessionHarness()
         let client = try harness.connect(EchoDelegate())
         let end = harness.peer.leaf.notAfter
@@ -135,5 +135,20 @@ extension SessionHarness {
 
     fileprivate func securitySet(generation: UInt64) throws -> SecuritySet {
         SecuritySet(generation: generation, context: try TLSContext(server: TestAuthority().materialPair().server), accessPolicy: .none)
+    }
+
+    @Test func `Who the policy or a refusal by name does not admit any more is judged first`() throws {
+        let authority = try TestAuthority()
+        let peer = try VerifiedPeers.verify(authority.issueClient(name: "alice"), by: authority)
+        let material = TLSMaterial(identity: try authority.issueServer(), trustStore: try authority.trustStore())
+        func set(_ names: [String], refusing refusals: [Refusal] = []) throws -> SecuritySet {
+            let rules = names.map { AccessRule(name: $0, matchers: [.commonName($0)], grants: .everything) }
+            return SecuritySet(
+                context: try TLSContext(server: material, refusals: RefusalSet(refusals)),
+                accessPolicy: try AccessPolicy(rules: rules, source: "test"))
+        }
+        #expect(try !set(["alice", "bob"]).isSuspect(peer))
+        #expect(try set(["bob"]).isSuspect(peer))
+        #expect(try set(["alice"], refusing: [.identity("alice")]).isSuspect(peer))
     }
 }

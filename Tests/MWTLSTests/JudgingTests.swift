@@ -19,7 +19,9 @@ import Testing
     }
 
     @Test(arguments: TLSPolicy.Version.allCases)
-    func `5, 9: a list that names a connected client refuses it, and one without it lets it stay`(version: TLSPolicy.Version) throws {
+    func `case 5, case 9: a list that names a connected client refuses it, and one without it lets it stay`(version: TLSPolicy.Version)
+        throws
+    {
         let authority = try TestAuthority()
         let (server, peer) = try connected(version, authority, try authority.issueClient(name: "alice"))
         func context(_ lists: [CertificateRevocationList]) throws -> TLSContext {
@@ -48,7 +50,8 @@ import Testing
     }
 
     @Test(arguments: TLSPolicy.Version.allCases)
-    func `41: a connected client is refused from its notAfter on, and until then says when that is`(version: TLSPolicy.Version) throws {
+    func `case 41: a connected client is refused from its notAfter on, and until then says when that is`(version: TLSPolicy.Version) throws
+    {
         let authority = try TestAuthority()
         let end = Timestamp.now().adding(seconds: 3600)
         let (server, peer) = try connected(version, authority, try authority.issueClient { $0.notAfter = end })
@@ -65,7 +68,8 @@ import Testing
 
     // The list is late by a minute; the graces are two minutes and half a minute.
     @Test(arguments: TLSPolicy.Version.allCases)
-    func `8: a late list refuses everybody, unless the operator gave it a grace, and then for that long`(version: TLSPolicy.Version) throws
+    func `case 8: a late list refuses everybody, unless the operator gave it a grace, and then for that long`(version: TLSPolicy.Version)
+        throws
     {
         let authority = try TestAuthority()
         let (server, peer) = try connected(version, authority, try authority.issueClient(name: "alice"))

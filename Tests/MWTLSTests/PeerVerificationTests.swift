@@ -70,7 +70,7 @@ import Testing
         #expect(client.alertReceived == expected.rawValue)
     }
 
-    @Test("5: a revoked client is refused", arguments: TLSPolicy.Version.allCases)
+    @Test("case 5: a revoked client is refused", arguments: TLSPolicy.Version.allCases)
     func revokedClient(version: TLSPolicy.Version) throws {
         let authority = try TestAuthority()
         let pair = try authority.materialPair()
@@ -85,7 +85,7 @@ import Testing
         #expect(try attempt(version, server: server, client: other).server.peer?.leaf.commonName == "bob")
     }
 
-    @Test("8: past its next update a revocation list refuses everybody", arguments: TLSPolicy.Version.allCases)
+    @Test("case 8: past its next update a revocation list refuses everybody", arguments: TLSPolicy.Version.allCases)
     func expiredList(version: TLSPolicy.Version) throws {
         let authority = try TestAuthority()
         let pair = try authority.materialPair()
@@ -95,6 +95,64 @@ import Testing
         let serverEnd = try attempt(version, server: server, client: pair.client, serverPolicy: { $0.verificationTime = later }).server
         #expect(serverEnd.error?.code == .revocationListExpired)
         #expect(serverEnd.error?.verificationResult == 12)
+    }
+
+    // Every way to make a trust store with lists, times every way to make a context out of it. None can forget to look at them.
+    @Test("case 7: lists are looked at, whatever way a context is made", arguments: TLSPolicy.Version.allCases)
+    func listsAlwaysCount(version: TLSPolicy.Version) throws {
+        let authority = try TestAuthority()
+        let pair = try authority.materialPair()
+        let (client, server) = (pair.client.identity, pair.server.identity)
+        let list = try authority.revocationList(revoking: [client.leaf, server.leaf])
+        let stores = [
+            try TrustStore(anchors: [TrustAnchor(certificate: authority.root)], revocationLists: [list]),
+            try TrustStore(anchors: [TrustAnchor(certificate: authority.root)], revocationLists: [list], revocationGraceSeconds: 3600),
+            try TrustStore.pem(Array(authority.root.pem.utf8), revocationLists: [list]),
+        ]
+        for store in stores {
+            let servers: [TLSContext] = [
+                try TLSContext(server: TLSMaterial(identity: server, trustStore: store), policy: policy(version)),
+                try TLSContext(server: .complete(TLSMaterial(identity: server, trustStore: store)), policy: policy(version)),
+                try TLSContext(
+                    server: TLSMaterial(identity: server, trustStore: store), policy: policy(version),
+                    refusals: RefusalSet([.identity("nobody")])),
+            ]
+            for context in servers {
+                let (ours, theirs) = (
+                    SessionEndpoint(context),
+                    SessionEndpoint(try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(version)))
+                )
+                join(theirs, ours)
+                #expect(ours.peer == nil && ours.error?.code == .certificateRevoked && ours.error?.verificationResult == 23)
+            }
+            for verification in [ServerVerification.name(.dns("localhost")), .pinned([server.leaf.sha256])] {
+                let material = TLSMaterial(identity: client, trustStore: store)
+                let end = try attempt(version, server: pair.server, client: material, verification: verification).client
+                #expect(end.peer == nil && end.error?.code == .certificateRevoked && end.error?.verificationResult == 23)
+            }
+        }
+    }
+
+    @Test(
+        "case 25: an authority vouches only for names that it may, of alternative names, and of a common name without them",
+        arguments: TLSPolicy.Version.allCases)
+    func nameConstraints(version: TLSPolicy.Version) throws {
+        let authority = try TestAuthority()
+        let pair = try authority.materialPair()
+        let below = try authority.intermediate { $0.constrainNames(to: ["example.org"], excluding: ["bad.example.org"]) }
+        let cases: [(name: String, alternatives: [AlternativeName], result: Int?)] = [
+            ("a.example.org", [], nil), ("alice", [.dns("a.example.org")], nil), ("a.example.com", [.dns("a.example.org")], nil),
+            ("alice", [.dns("a.example.com")], 47), ("alice", [.dns("a.example.org"), .dns("a.example.com")], 47),
+            ("a.example.com", [], 47), ("alice", [.dns("x.bad.example.org")], 48), ("x.bad.example.org", [], 48),
+        ]
+        for one in cases {
+            let identity = try below.issueClient(name: one.name) { $0.alternativeNames = one.alternatives }
+            let client = TLSMaterial(identity: identity, trustStore: pair.client.trustStore)
+            let end = try attempt(version, server: pair.server, client: client).server
+            #expect((end.peer != nil) == (one.result == nil), "\(one)")
+            #expect(end.error?.verificationResult == one.result, "\(one)")
+            #expect(end.error == nil || end.error?.code == .nameConstraintViolated, "\(one)")
+        }
     }
 
     @Test("14: a client certificate does not make a server", arguments: TLSPolicy.Version.allCases)

@@ -1,7 +1,8 @@
 /// Where a server says how it is, and what it measures: `/metrics` in Prometheus' text format, `/livez` and `/readyz`.
 ///
 /// On loopback addresses it is plain HTTP, for a probe or collector on the same machine, which has no certificate to show. Every other
-/// address speaks mutual TLS with the server's own certificate and trust, and answers admitted principals only. Nothing turns that off.
+/// address speaks mutual TLS with the server's own certificate and trust, and answers only who has, when the answer is made, the right `read`
+/// or `administer` over all keys. Nothing turns that off.
 public struct MonitoringConfiguration: Sendable {
     /// Where to listen.
     public var addresses: [ListenAddress]

@@ -4,7 +4,7 @@ internal import NIOHTTP1
 
 /// One request, one answer, and the end of the connection.
 ///
-///     [TLS handshake ─▶ admitted?] ─▶ request head ─▶ request end ─▶ answer ─▶ close
+///     [TLS handshake] ─▶ request head ─▶ request end ─▶ [admitted?] ─▶ answer ─▶ close
 final class MonitoringHandler: ChannelInboundHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias OutboundOut = ByteBuffer
@@ -28,6 +28,8 @@ final class MonitoringHandler: ChannelInboundHandler {
     private let isPlain: Bool
     private let timeout: TimeAmount
     private var state: State
+    /// Where TLS is spoken.
+    private var peer: VerifiedPeer?
     private var deadline: Scheduled<Void>?
 
     init(_ answers: MonitoringAnswers, isPlain: Bool, timeout: TimeAmount) {
@@ -50,9 +52,7 @@ final class MonitoringHandler: ChannelInboundHandler {
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if let event = event as? TLSHandshakeCompleted, case .awaitingPeer = self.state {
             self.state = .awaitingHead
-            if let reason = self.answers.refusal(event.peer, self.address(context)) {
-                self.send(context, Answer(status: .forbidden, body: reason + "\n"), isHead: false)
-            }
+            self.peer = event.peer
         }
         context.fireUserInboundEventTriggered(event)
     }
@@ -82,6 +82,13 @@ final class MonitoringHandler: ChannelInboundHandler {
     }
 
     private func answer(_ context: ChannelHandlerContext, _ head: HTTPRequestHead) {
+        if !self.isPlain {
+            guard let peer = self.peer else { return context.close(promise: nil) }
+            // Only now: the set in use may be newer than the handshake.
+            if let reason = self.answers.refusal(peer, self.address(context)) {
+                return self.send(context, Answer(status: .forbidden, body: reason + "\n"), isHead: false)
+            }
+        }
         let isHead = head.method == .HEAD
         guard isHead || head.method == .GET else {
             let answer = Answer(status: .methodNotAllowed, extraHeader: "Allow: GET, HEAD\r\n", body: "use GET or HEAD\n")

@@ -13,7 +13,7 @@ struct MonitoringAnswers: Sendable {
     let reasonsNotReady: @Sendable () -> [String]
     /// Whether every thread that serves clients still answers; the future is of the given loop.
     let isAlive: @Sendable (any EventLoop) -> EventLoopFuture<Bool>
-    /// Whether this peer may read; only asked where TLS is spoken. `nil` if it may, otherwise why not.
+    /// Whether this peer may read now; only asked where TLS is spoken, for each answer. `nil` if it may, otherwise why not.
     let refusal: @Sendable (VerifiedPeer, _ address: String) -> String?
     /// Told of each refused TLS handshake.
     let handshakeRefused: @Sendable (TLSError, _ address: String) -> Void

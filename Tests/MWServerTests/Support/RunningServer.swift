@@ -78,9 +78,12 @@ final class RunningServer: Sendable {
         }
     }
 
-    func clientContext(_ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy()) throws -> TLSContext {
+    func clientContext(
+        _ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy(), trusting authority: TestAuthority? = nil
+    ) throws -> TLSContext {
         let material = TLSMaterial(
-            identity: try identity ?? self.authority.issueClient(name: "alice"), trustStore: try self.authority.trustStore())
+            identity: try identity ?? self.authority.issueClient(name: "alice"),
+            trustStore: try (authority ?? self.authority).trustStore())
         return try TLSContext(client: material, verification: .name(.ip("127.0.0.1")), policy: policy)
     }
 
@@ -96,8 +99,13 @@ final class RunningServer: Sendable {
     }
 
     /// A client with an open WebSocket.
-    func connect(_ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy()) async throws -> TestPeer {
-        let peer = try await TestPeer.connect(to: self.address, try self.clientContext(identity, policy: policy))
+    ///
+    /// - Parameter authority: The server's, where that is not ours.
+    func connect(
+        _ identity: Identity? = nil, policy: TLSPolicy = TLSPolicy(), of authority: TestAuthority? = nil
+    ) async throws -> TestPeer {
+        let context = try self.clientContext(identity, policy: policy, trusting: authority)
+        let peer = try await TestPeer.connect(to: self.address, context)
         let head = try await peer.open()
         guard head.hasPrefix("HTTP/1.1 101 ") else { throw TestPeer.Ended(reason: head) }
         return peer

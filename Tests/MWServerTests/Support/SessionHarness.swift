@@ -272,6 +272,14 @@ final class LogRecorder: Sendable {
 
     func lines(_ message: String) -> [Line] { self.lines.filter { $0.message == message } }
 
+    /// The first such line, once there is one: a server may write it after its client has gone on.
+    func first(_ message: String) async -> Line {
+        while true {
+            if let line = self.lines(message).first { return line }
+            await Task.yield()
+        }
+    }
+
     var logger: Logger { Logger(label: "test") { _ in Handler(recorder: self) } }
 
     private struct Handler: LogHandler {
