@@ -211,7 +211,10 @@ package final class TLSHandler: ChannelDuplexHandler {
     package func errorCaught(context: ChannelHandlerContext, error: any Error) {
         // The first error is the reason; what the socket says while it dies is not.
         if state == .lingering || state == .closed { return }
-        context.fireErrorCaught(error)
+        guard isServer, state == .handshaking else { return context.fireErrorCaught(error) }
+        // A reset is an end like any other. While a step is computed it has a verdict of its own, once that is known.
+        if !isSteppingElsewhere { failWithoutPeer(context, handshakeEndError()) }
+        context.close(promise: nil)
     }
 
     // MARK: Handshake

@@ -1,4 +1,5 @@
 import EngineContract
+import Glibc
 import MWPKI
 import MWServer
 import MWTLS
@@ -139,6 +140,27 @@ import Testing
             #expect(ContinuousClock.now - started < .seconds(30))
             #expect(running.log.lines("opening timed out").isEmpty)
             for peer in [first, second] { await peer.close() }
+        }
+    }
+
+    // A peer that sends half a hello and resets the connection; then one that stays until its time is over.
+    @Test func `A peer that resets, or is late, in its handshake is one refusal`() async throws {
+        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(500) }) { running in
+            for (count, isReset) in [(1, true), (2, false)] {
+                let peer = try await TestPeer.connect(to: running.address, nil)
+                try await peer.send(ByteBuffer(bytes: [22, 3, 1, 0, 200, 1]))
+                if isReset {
+                    try await (peer.channel as? any SocketOptionProvider)?.setSoLinger(linger(l_onoff: 1, l_linger: 0)).get()
+                    await peer.close()
+                } else {
+                    await peer.untilClosed()
+                }
+                while running.server.audit?.rejections.total != UInt64(count) { await Task.yield() }
+            }
+            await running.server.stop()
+            #expect(running.log.lines("tls handshake refused").map { $0.metadata["check"] }.contains("handshakeAbandoned"))
+            let refused = running.log.lines.filter { $0.message == "tls handshake refused" || $0.message == "tls handshake timed out" }
+            #expect(refused.count == 2)
         }
     }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import MWPKI
 import MWTLS
 import NIOCore
@@ -298,6 +299,26 @@ import Testing
         queue.runFirst()
         loop.run()
         #expect(wires[2].server.hasOutbound)
+    }
+
+    // A reset is an error of the socket, with nothing after it.
+    @Test func `A peer that resets in its handshake has abandoned it, once, also while its step is away`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<2).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        try wires[0].deliverToServer()
+        // The first one's step is away, the second has not said anything.
+        for wire in wires {
+            wire.server.channel.pipeline.fireErrorCaught(IOError(errnoCode: ECONNRESET, reason: "read"))
+            loop.run()
+            #expect(!wire.server.channel.isActive)
+        }
+        #expect(wires[0].server.errors.isEmpty && wires[1].server.errors.map(\.code) == [.handshakeAbandoned])
+        queue.runFirst()
+        loop.run()
+        #expect(wires[0].server.errors.isEmpty && wires[0].late == [.handshakeAbandoned] && wires[1].late.isEmpty)
     }
 
     @Test func `A peer that closes its side while its step is away is told of it afterwards`() throws {
