@@ -40,9 +40,11 @@ public struct ServerLimits: Sendable, Hashable {
     /// Bytes for one connection that the network has not taken yet. Over it nothing more is read from that connection.
     public var maximumUnsentBytes = 16 * 1024 * 1024
 
-    /// How long a connection that reached ``maximumUnsentBytes`` may take nothing at all. Then it is closed with 1013. One that is slow, but
-    /// takes something, stays.
+    /// In what time a connection that reached ``maximumUnsentBytes`` has to take an eighth of that. Else it is closed with 1013: a byte now
+    /// and then would hold all of it for ever. 30 s: with the other defaults 70 kB/s, below what any link in use carries.
     public var unsentTimeout: Duration = .seconds(30)
+
+    var leastTakenBytes: Int { max(1, self.maximumUnsentBytes / 8) }
 
     /// Open connections. The next opening handshake is answered with 503.
     public var maximumConnections = 10_000

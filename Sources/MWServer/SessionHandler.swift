@@ -83,13 +83,13 @@ package final class SessionHandler: ChannelDuplexHandler {
     private let openedAt: NIODeadline
     private var lastHeard: NIODeadline
     private var pingedAt: NIODeadline?
-    /// Since when the network took nothing, while it had too much to take.
+    /// Since when the network took too little, while it had too much to take.
     private var unwritableSince: NIODeadline?
     /// Of the ``SecuritySet`` that judged last.
     private var generation: UInt64
-    /// Bytes handed to the network in all, and what it had taken of them at the last tick.
+    /// Bytes handed to the network in all, and what it had taken of them at ``unwritableSince``.
     package private(set) var writtenBytes = 0
-    private var takenBytesAtLastTick = 0
+    private var takenBytesThen = 0
 
     /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
     package init(_ info: SessionInfo, peer: VerifiedPeer, generation: UInt64, on loop: SessionLoop, delegate: any SessionDelegate) {
@@ -329,7 +329,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         } else {
             if self.unwritableSince == nil {
                 self.unwritableSince = self.loop.now
-                self.takenBytesAtLastTick = self.writtenBytes - self.bufferedBytes
+                self.takenBytesThen = self.writtenBytes - self.bufferedBytes
             }
             self.machine.isOutputBackedUp = true
             self.hold(.unsentBytes)
@@ -351,7 +351,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         case .open:
             self.noteProgress(now)
             if let since = self.unwritableSince, now >= since + TimeAmount(limits.unsentTimeout) {
-                self.closeAsSlowReader("the connection took nothing for \(limits.unsentTimeout)")
+                self.closeAsSlowReader("the connection took too little in \(limits.unsentTimeout)")
             } else if let pinged = self.pingedAt, now >= pinged + TimeAmount(limits.pongTimeout), self.holds.isEmpty {
                 self.close(.missedPong, self.loop.closeCodes.missedPong, "no answer to a ping within \(limits.pongTimeout)")
             } else if self.pingedAt == nil, now >= self.lastHeard + TimeAmount(limits.pingInterval), self.holds.isEmpty {
@@ -369,13 +369,14 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.close(refused: PeerRefusal(endOf: self.peer, at: now))
     }
 
-    /// A slow reader that takes something is not one that takes nothing, whatever else is sent to it meanwhile.
+    /// A slow reader is not one that takes next to nothing, whatever else is sent to it meanwhile.
     private func noteProgress(_ now: NIODeadline) {
         guard self.unwritableSince != nil else { return }
         // What is buffered is encrypted, a little more than was written: taken bytes never seem more than they are.
         let taken = self.writtenBytes - self.bufferedBytes
-        if taken > self.takenBytesAtLastTick { self.unwritableSince = now }
-        self.takenBytesAtLastTick = taken
+        guard taken - self.takenBytesThen >= self.loop.limits.leastTakenBytes else { return }
+        self.unwritableSince = now
+        self.takenBytesThen = taken
     }
 
     /// Does not count `duration`, in which this loop did not listen.

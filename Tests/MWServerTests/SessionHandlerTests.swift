@@ -207,8 +207,8 @@ import Testing
         }
     }
 
-    @Test func `A slow peer stays as long as it takes something, whatever else is sent to it`() throws {
-        let harness = try SessionHarness()
+    /// Takes 400 bytes every 20 seconds, and is sent as many.
+    private func drip(_ harness: SessionHarness) throws -> HarnessClient {
         let client = try harness.connect(EchoDelegate())
         let network = try client.narrow(to: 100)
         try client.send(String(repeating: "x", count: 200))
@@ -221,6 +221,14 @@ import Testing
             client.session.send(.binary, ByteBuffer(string: String(repeating: "y", count: 400)))
             client.session.flush()
         }
+        return client
+    }
+
+    @Test func `A slow peer stays as long as it takes an eighth of the limit in its time, whatever else is sent to it`() throws {
+        var limits = ServerLimits()
+        limits.maximumUnsentBytes = 1_600
+        let harness = try SessionHarness(limits: limits)
+        let client = try self.drip(harness)
         for event in try client.receive() {
             guard case .message = event else {
                 Issue.record("\(event)")
@@ -232,6 +240,21 @@ import Testing
         #expect(client.session.isOpen)
         harness.advance(by: .seconds(1))
         #expect(!client.session.isOpen)
+    }
+
+    @Test func `A peer that only takes a byte now and then is closed with 1013`() throws {
+        let harness = try SessionHarness()
+        let client = try self.drip(harness)
+        #expect(!client.session.isOpen)
+        #expect(harness.log.lines("connection closed").allSatisfy { $0.metadata["cause"] == "slowReader" })
+        guard
+            case .closeReceived(.tryAgainLater?, _)? = try client.receive().first(where: {
+                if case .closeReceived = $0 { true } else { false }
+            })
+        else {
+            Issue.record("no close frame")
+            return
+        }
     }
 
     @Test func `A time in which the loop itself stood still is not the peer's silence`() throws {
