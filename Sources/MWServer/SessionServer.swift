@@ -278,7 +278,12 @@ package final class SessionServer: Sendable {
             )
         case .resume: self.logger.notice("accepting goes on")
         }
-        for listener in self.listeners.withLock({ $0 }) { listener.setOption(.autoRead, value: action == .resume).whenFailure { _ in } }
+        // By what holds when the listener's loop gets to it: a pause and a resume of two loops may overtake each other on their way there.
+        for listener in self.listeners.withLock({ $0 }) {
+            listener.eventLoop.execute { [self] in
+                listener.setOption(.autoRead, value: !self.isAcceptingPaused).whenFailure { _ in }
+            }
+        }
     }
 
     /// Whether connections wait to be accepted, for want of descriptors.

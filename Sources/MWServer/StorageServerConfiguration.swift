@@ -76,7 +76,7 @@ public struct StorageServerConfiguration: Sendable {
 
 extension StorageServerConfiguration {
     /// Throws ``ServerError/Code/configurationInvalid`` for what cannot work, and names the setting.
-    func validate() throws(ServerError) {
+    package func validate() throws(ServerError) {
         func require(_ condition: Bool, _ setting: String, _ what: String) throws(ServerError) {
             if !condition { throw ServerError(.configurationInvalid, setting, what) }
         }

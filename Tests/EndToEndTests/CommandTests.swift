@@ -197,6 +197,9 @@ struct CommandAloneTests {
         #expect(!FileManager.default.fileExists(atPath: directory.file("data")), "a check makes nothing")
         #expect(try await CommandProcess.run(good + [directory.file("client.chain.pem")]).status == 78, "another key's certificate")
         #expect(try await CommandProcess.run(good + [directory.file("server.chain.pem"), "--engine", "bolt"]).status == 64)
+        let negative = good.filter { $0 != "--check" } + [directory.file("server.chain.pem"), "--maximum-connections=-1"]
+        let refused = try await CommandProcess.run(negative)
+        #expect(refused.status == 78 && refused.errors.contains("maximumConnections"), "\(refused.errors)")
     }
 }
 

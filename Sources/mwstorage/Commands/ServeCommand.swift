@@ -52,6 +52,7 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
             Output.note("good: configuration, addresses, certificates and access policy")
             return
         }
+        do { try serverConfiguration.validate() } catch { throw CommandFailure(error).ofConfiguration }
         ProcessHardening.raiseDescriptorLimit(logger, for: serverConfiguration.limits.maximumConnections)
         // Before the start, so that no signal meets its default.
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint, .sighup)
@@ -82,23 +83,22 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
                 try kept.get()
             }
             group.addTask {
-                var isDraining = false
-                for await signal in signals {
-                    if signal == .sighup {
-                        manager.reloading()
-                        await server.reopenAuditLog()
-                        // The server has logged why, and goes on with what it has.
-                        let isDone = (try? await server.reload(.signal)) != nil
-                        manager.ready(isDone ? "serving" : "serving with the old certificates: the reload failed")
-                    } else if isDraining {
-                        let failure = CommandFailure(
-                            signal == .sigint ? .interrupted : .terminated, "ended before the drain was complete",
-                            why: "a second signal came")
-                        Output.failure(failure, format: format)
-                        Glibc.exit(failure.status.rawValue)
-                    } else {
-                        isDraining = true
-                        requestStop.yield()
+                // Beside the signals: one that ends us must not wait for a file.
+                await withDiscardingTaskGroup { reloads in
+                    var isDraining = false
+                    for await signal in signals {
+                        if signal == .sighup {
+                            reloads.addTask { await Self.reload(server, telling: manager) }
+                        } else if isDraining {
+                            let failure = CommandFailure(
+                                signal == .sigint ? .interrupted : .terminated, "ended before the drain was complete",
+                                why: "a second signal came")
+                            Output.failure(failure, format: format)
+                            Glibc.exit(failure.status.rawValue)
+                        } else {
+                            isDraining = true
+                            requestStop.yield()
+                        }
                     }
                 }
             }
@@ -113,6 +113,14 @@ struct ServeCommand: AsyncParsableCommand, CommandWithOutput {
             defer { group.cancelAll() }
             try await group.next()
         }
+    }
+
+    private static func reload(_ server: StorageServer, telling manager: ServiceManager) async {
+        manager.reloading()
+        await server.reopenAuditLog()
+        // The server has logged why, and goes on with what it has.
+        let isDone = (try? await server.reload(.signal)) != nil
+        manager.ready(isDone ? "serving" : "serving with the old certificates: the reload failed")
     }
 
     /// Ends with the first request to stop, and then only when nothing is asked of a CA any more; or with what makes the server useless.

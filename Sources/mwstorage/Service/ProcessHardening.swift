@@ -30,7 +30,7 @@ enum ProcessHardening {
         limit.rlim_cur = limit.rlim_max
         _ = unsafe setrlimit(resource, &limit)
         _ = unsafe getrlimit(resource, &limit)
-        let needed = rlim_t(connections) + otherDescriptors
+        let needed = rlim_t(clamping: connections).addingReportingOverflow(otherDescriptors).partialValue
         if limit.rlim_cur < needed {
             logger.warning(
                 "fewer file descriptors than connections allowed: accepting will pause when they run out",
