@@ -14,7 +14,9 @@ import Testing
     static func responder(_ change: (inout HTTPChallengeResponder.Limits) -> Void = { _ in }) throws -> HTTPChallengeResponder {
         var limits = HTTPChallengeResponder.Limits()
         change(&limits)
-        return HTTPChallengeResponder(addresses: [try SocketAddress(ipAddress: "127.0.0.1", port: 0)], limits: limits)
+        // An address of its own: no other test takes a port that this one has given back.
+        let host = "127.\(UInt8.random(in: 1...254)).\(UInt8.random(in: 1...254)).\(UInt8.random(in: 1...254))"
+        return HTTPChallengeResponder(addresses: [try SocketAddress(ipAddress: host, port: 0)], limits: limits)
     }
 
     /// What comes back for these bytes until the connection is closed.
