@@ -87,7 +87,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var unwritableSince: NIODeadline?
     /// Of the ``SecuritySet`` that judged last.
     private var generation: UInt64
-    /// Bytes handed to the network in all, and what it had taken of them at ``unwritableSince``.
+    /// Bytes handed to the network in all, and what it had taken of them at `unwritableSince`.
     package private(set) var writtenBytes = 0
     private var takenBytesThen = 0
 
