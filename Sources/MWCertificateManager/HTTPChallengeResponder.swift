@@ -21,11 +21,6 @@ package final class HTTPChallengeResponder: ChallengePresenter, Sendable {
         package init() {}
     }
 
-    /// Port 80 on every address.
-    package static func defaultAddresses() throws -> [SocketAddress] {
-        [try SocketAddress(ipAddress: "0.0.0.0", port: 80), try SocketAddress(ipAddress: "::", port: 80)]
-    }
-
     private let addresses: [SocketAddress]
     private let limits: Limits
     private let loop: any EventLoop
