@@ -37,6 +37,9 @@ package struct NativeSessionEntry: NativeRecord {
     package var sentBytes: Int64 = 0
     package var requests: Int64 = 0
     package var requestsInFlight: Int64 = 0
+    /// Its watches, and how far behind the slowest is, in revisions.
+    package var watches: Int64 = 0
+    package var lag: Int64 = 0
 
     package init() {}
 
@@ -54,6 +57,8 @@ package struct NativeSessionEntry: NativeRecord {
         try visitor.field(11, "sent_bytes", &self.sentBytes)
         try visitor.field(12, "requests", &self.requests)
         try visitor.field(13, "requests_in_flight", &self.requestsInFlight)
+        try visitor.field(14, "watches", &self.watches)
+        try visitor.field(15, "lag", &self.lag)
     }
 }
 

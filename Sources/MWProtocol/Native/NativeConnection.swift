@@ -7,6 +7,9 @@
 //                                            4    integer  largest message in bytes, either way
 //                                            5    integer  requests in flight, at most
 //                                            6    integer  connection's number
+//                                            7    bytes    the store's incarnation, 16
+//                                            8    integer  the store's revision
+//                                            9    integer  the revision behind which watches can begin
 //
 // ping     1    bytes    anything   pong     1    bytes    the same
 //
@@ -42,6 +45,12 @@ package struct NativeWelcome: NativeRecord {
     package var maximumMessageBytes: Int64 = 0
     package var maximumRequestsInFlight: Int64 = 0
     package var connection: Int64 = 0
+    /// 16 bytes: which store this is. A restored one is another.
+    package var incarnation = ByteBuffer()
+    /// The store's revision.
+    package var revision: Int64 = 0
+    /// Watches can begin behind this revision.
+    package var compactedRevision: Int64 = 0
 
     package init() {}
 
@@ -52,6 +61,9 @@ package struct NativeWelcome: NativeRecord {
         try visitor.field(4, "maximum_message_bytes", &self.maximumMessageBytes)
         try visitor.field(5, "maximum_requests_in_flight", &self.maximumRequestsInFlight)
         try visitor.field(6, "connection", &self.connection)
+        try visitor.field(7, "incarnation", &self.incarnation)
+        try visitor.field(8, "revision", &self.revision)
+        try visitor.field(9, "compacted_revision", &self.compactedRevision)
     }
 }
 

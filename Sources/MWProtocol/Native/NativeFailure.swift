@@ -37,11 +37,42 @@ package struct NativeFailure: Error, Hashable, Sendable, NativeRecord {
         /// This server is not set up for it.
         package static let notConfigured = Code(rawValue: 11)
 
+        // Data.
+        /// The history from there on has been forgotten: read afresh.
+        package static let compacted = Code(rawValue: 32)
+        /// The revision is one of another store, or of this one before it was restored: read afresh.
+        package static let wrongIncarnation = Code(rawValue: 33)
+        /// The disk failed, or holds what was not written there. The server's log says more.
+        package static let storageFailure = Code(rawValue: 34)
+        /// The disk takes no writes at the moment; reads go on.
+        package static let storageReadOnly = Code(rawValue: 35)
+        /// There is no such snapshot on this connection, any more.
+        package static let snapshotUnknown = Code(rawValue: 36)
+        /// Every prefix has been given out.
+        package static let prefixesExhausted = Code(rawValue: 37)
+
+        // Sessions, watches, leases.
+        /// There is no such session of this principal, any more: nobody knows what became of its unanswered writes.
+        package static let sessionUnknown = Code(rawValue: 64)
+        /// The outcome of this write has been acknowledged, and forgotten.
+        package static let outcomeForgotten = Code(rawValue: 65)
+        /// So many outcomes, sessions, leases or watches of one client are too many.
+        package static let tooMany = Code(rawValue: 66)
+        /// There is no such lease, any more.
+        package static let leaseUnknown = Code(rawValue: 67)
+        /// The watch was not read as fast as things changed, for too long.
+        package static let watchOverflowed = Code(rawValue: 68)
+        /// This connection has no such watch.
+        package static let watchUnknown = Code(rawValue: 69)
+
         package static let names: [Code: String] = [
             malformedRequest: "malformedRequest", unknownRequest: "unknownRequest", unsupportedField: "unsupportedField",
             permissionDenied: "permissionDenied", invalidArgument: "invalidArgument", unavailable: "unavailable",
             overloaded: "overloaded", internalError: "internalError", answerTooBig: "answerTooBig", reloadFailed: "reloadFailed",
-            notConfigured: "notConfigured",
+            notConfigured: "notConfigured", compacted: "compacted", wrongIncarnation: "wrongIncarnation",
+            storageFailure: "storageFailure", storageReadOnly: "storageReadOnly", snapshotUnknown: "snapshotUnknown",
+            prefixesExhausted: "prefixesExhausted", sessionUnknown: "sessionUnknown", outcomeForgotten: "outcomeForgotten",
+            tooMany: "tooMany", leaseUnknown: "leaseUnknown", watchOverflowed: "watchOverflowed", watchUnknown: "watchUnknown",
         ]
 
         package var description: String { Self.names[self] ?? "code \(self.rawValue)" }

@@ -1,5 +1,7 @@
 // The answer to `mwstorage status`.
 
+package import NIOCore
+
 /// Asks how the server is.
 package struct NativeStatusRequest: NativeRequest {
     package typealias Reply = NativeStatus
@@ -194,6 +196,14 @@ package struct NativeStorageState: NativeRecord {
     package var isCongested = false
     /// Whether it takes writes.
     package var health = ""
+    package var incarnation = ByteBuffer()
+    package var revision: Int64 = 0
+    package var compactedRevision: Int64 = 0
+    /// Sessions, leases, watches, and how far behind the slowest watch is, in revisions.
+    package var sessions: Int64 = 0
+    package var leases: Int64 = 0
+    package var watches: Int64 = 0
+    package var greatestLag: Int64 = 0
 
     package init() {}
 
@@ -205,6 +215,13 @@ package struct NativeStorageState: NativeRecord {
         try visitor.field(5, "pending_bytes", &self.pendingBytes)
         try visitor.field(6, "congested", &self.isCongested)
         try visitor.field(7, "health", &self.health)
+        try visitor.field(8, "incarnation", &self.incarnation)
+        try visitor.field(9, "revision", &self.revision)
+        try visitor.field(10, "compacted_revision", &self.compactedRevision)
+        try visitor.field(11, "sessions", &self.sessions)
+        try visitor.field(12, "leases", &self.leases)
+        try visitor.field(13, "watches", &self.watches)
+        try visitor.field(14, "greatest_lag", &self.greatestLag)
     }
 }
 
