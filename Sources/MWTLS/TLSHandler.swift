@@ -114,7 +114,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     package func channelInactive(context: ChannelHandlerContext) {
         switch state {
         case .handshaking where isSteppingElsewhere: isVerdictOwed = true
-        case .handshaking: failWithoutPeer(context, handshakeEndError())
+        case .handshaking: peerLeft(context)
         case .open:
             session.receiveEnd()
             var rest = ByteBuffer()
@@ -196,8 +196,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         if let event = event as? ChannelEvent, event == .inputClosed {
             switch state {
             case .handshaking where isSteppingElsewhere: isInputEndHeld = true
-            case .handshaking:
-                fail(context, handshakeEndError())
+            case .handshaking: inputEnded(context)
             case .open:
                 session.receiveEnd()
                 readPlaintext(context)
@@ -213,7 +212,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         if state == .lingering || state == .closed { return }
         guard isServer, state == .handshaking else { return context.fireErrorCaught(error) }
         // A reset is an end like any other. While a step is computed it has a verdict of its own, once that is known.
-        if !isSteppingElsewhere { failWithoutPeer(context, handshakeEndError()) }
+        if !isSteppingElsewhere { peerLeft(context) }
         context.close(promise: nil)
     }
 
@@ -263,7 +262,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         if held.readableBytes > 0 { session.receive(held) }
         stepped(context, status)
         if state == .handshaking, held.readableBytes > 0 { askForStep(context) }
-        if isInputEndHeld, state == .handshaking { fail(context, handshakeEndError()) }
+        if isInputEndHeld, state == .handshaking { inputEnded(context) }
         readWhatWasHeld(context)
     }
 
@@ -297,11 +296,7 @@ package final class TLSHandler: ChannelDuplexHandler {
             send(context, promise: nil)
         case .failed(let error):
             fail(context, error)
-        case .challengeAnswered(let serverName):
-            // First, while the channel still knows its peer's address.
-            context.fireUserInboundEventTriggered(TLSChallengeAnswered(serverName: serverName))
-            guard state == .handshaking else { return }
-            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+        case .challengeAnswered(let serverName): challengeAnswered(context, serverName)
         case .established(let peer):
             state = .open
             whenLate = nil
@@ -317,6 +312,29 @@ package final class TLSHandler: ChannelDuplexHandler {
             }
             if !isInReadBurst { endOfBurst(context) }
         }
+    }
+
+    private func challengeAnswered(_ context: ChannelHandlerContext, _ serverName: String) {
+        // First, while the channel still knows its peer's address.
+        context.fireUserInboundEventTriggered(TLSChallengeAnswered(serverName: serverName))
+        guard state == .handshaking else { return }
+        linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+    }
+
+    // A CA that has been shown its challenge's certificate has what it came for, and may leave before we have read the end of its handshake.
+
+    private func inputEnded(_ context: ChannelHandlerContext) {
+        if let serverName = session.challengeShown {
+            challengeAnswered(context, serverName)
+        } else {
+            fail(context, handshakeEndError())
+        }
+    }
+
+    private func peerLeft(_ context: ChannelHandlerContext) {
+        guard let serverName = session.challengeShown else { return failWithoutPeer(context, handshakeEndError()) }
+        end(with: ChannelError.ioOnClosedChannel)
+        context.fireUserInboundEventTriggered(TLSChallengeAnswered(serverName: serverName))
     }
 
     /// Why a handshake ended with the connection: an alert may be among the last bytes of a server.

@@ -145,6 +145,11 @@ package import NIOCore
         }
     }
 
+    /// The name whose challenge this handshake answers, once the peer's hello has been read.
+    package var challengeShown: String? {
+        if case .challenge(let name) = unsafe state.pointee.hello { name } else { nil }
+    }
+
     private mutating func establish() -> HandshakeStatus {
         if case .challenge(let name) = unsafe state.pointee.hello {
             phase = .challengeAnswered

@@ -1,6 +1,7 @@
 import COpenSSL
 import MWPKI
 import NIOCore
+import NIOEmbedded
 import TestCertificates
 import Testing
 
@@ -134,6 +135,46 @@ import Testing
             #expect(server.error?.alert == refused.alert)
             #expect(client.alertReceived == refused.alert.rawValue)
             #expect(server.peer == nil && server.challengeAnswered == nil && !client.isEstablished)
+        }
+    }
+
+    // Method: our handler on a channel whose peer ends the stream, or is gone, before a byte of its Finished has come.
+    @Test(
+        "case 11 tls_alpn01: a CA that leaves as soon as it has seen the certificate has been answered; one that leaves before has not",
+        arguments: TLSPolicy.Version.allCases, [true, false])
+    func leavesEarly(version: TLSPolicy.Version, isHalfClosed: Bool) throws {
+        for hasSeenIt in [true, false] {
+            let bench = try Bench(version)
+            let (channel, listener) = (EmbeddedChannel(), Listener())
+            try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: bench.context), listener])
+            try channel.connect(to: try SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
+            let client = Self.visitor()
+            client.step()
+            let hello = client.drain()
+            try channel.writeInbound(hasSeenIt ? hello : hello.getSlice(at: 0, length: hello.readableBytes - 1))
+            channel.pipeline.fireChannelReadComplete()
+            if isHalfClosed {
+                channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
+            } else {
+                channel.pipeline.fireChannelInactive()
+            }
+            #expect(listener.answered == (hasSeenIt ? [Self.name] : []))
+            #expect(listener.errors == (hasSeenIt ? [] : [.handshakeAbandoned]))
+            _ = try? channel.finish(acceptAlreadyClosed: true)
+        }
+    }
+
+    private final class Listener: ChannelInboundHandler {
+        typealias InboundIn = ByteBuffer
+        private(set) var answered: [String] = []
+        private(set) var errors: [TLSError.Code] = []
+
+        func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+            if let event = event as? TLSChallengeAnswered { answered.append(event.serverName) }
+        }
+
+        func errorCaught(context: ChannelHandlerContext, error: any Error) {
+            if let error = error as? TLSError { errors.append(error.code) }
         }
     }
 
