@@ -7,8 +7,9 @@ import Testing
 @Suite struct NativeDocumentationTests {
     private static let document: String = {
         let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        let path = sources.appendingPathComponent("Sources/MWProtocol/MWProtocol.docc/NativeProtocol.md").path
-        return (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        let pages = ["NativeProtocol", "NativeData"].map { "Sources/MWProtocol/MWProtocol.docc/\($0).md" }
+        return pages.map { (try? String(contentsOfFile: sources.appendingPathComponent($0).path, encoding: .utf8)) ?? "" }.joined(
+            separator: "\n")
     }()
 
     // Every field is written down by a visitor, as a row of its table.
@@ -45,6 +46,62 @@ import Testing
         try Self.check(NativeStorageState(), "StorageState")
         try Self.check(NativeService(), "Service")
         try Self.check(NativeText(), "Text")
+    }
+
+    @Test func `So have those of data, watches and leases`() throws {
+        try Self.check(NativeWriteID(), "WriteID")
+        try Self.check(NativeWritten(), "Written")
+        try Self.check(NativeOpenSession(), "OpenSession")
+        try Self.check(NativeResumeSession(), "ResumeSession")
+        try Self.check(NativeSessionOpened(), "SessionOpened")
+        try Self.check(NativeCloseSession(), "CloseSession")
+        try Self.check(NativeRange(), "Range")
+        try Self.check(NativeEntry(), "Entry")
+        try Self.check(NativeGet(), "Get")
+        try Self.check(NativeValues(), "Values")
+        try Self.check(NativePair(), "Pair")
+        try Self.check(NativePut(), "Put")
+        try Self.check(NativeRemove(), "Remove")
+        try Self.check(NativeScan(), "Scan")
+        try Self.check(NativeScanPage(), "ScanPage")
+        try Self.check(NativeSnapshotOpened(), "SnapshotOpened")
+        try Self.check(NativeCloseSnapshot(), "CloseSnapshot")
+        try Self.check(NativeAllocatePrefix(), "AllocatePrefix")
+        try Self.check(NativePrefix(), "Prefix")
+        try Self.check(NativeCompare(), "Compare")
+        try Self.check(NativeOperation(), "Operation")
+        try Self.check(NativeTransaction(), "Transaction")
+        try Self.check(NativeTransactionResult(), "TransactionResult")
+        try Self.check(NativeWatch(), "Watch")
+        try Self.check(NativeWatching(), "Watching")
+        try Self.check(NativeEndWatch(), "EndWatch")
+        try Self.check(NativeProgressRequest(), "ProgressRequest")
+        try Self.check(NativeProgress(), "Progress")
+        try Self.check(NativeChange(), "Change")
+        try Self.check(NativeChanges(), "Changes")
+        try Self.check(NativeState(), "State")
+        try Self.check(NativeSynced(), "Synced")
+        try Self.check(NativeResync(), "Resync")
+        try Self.check(NativeWatchEnded(), "WatchEnded")
+        try Self.check(NativeReloadNotice(), "ReloadNotice")
+        try Self.check(NativeReloadDone(), "ReloadDone")
+        try Self.check(NativeDrainNotice(), "DrainNotice")
+        try Self.check(NativeGrantLease(), "GrantLease")
+        try Self.check(NativeKeepLease(), "KeepLease")
+        try Self.check(NativeLease(), "Lease")
+        try Self.check(NativeRevokeLease(), "RevokeLease")
+        try Self.check(NativeReloadClientsRequest(), "ReloadClientsRequest")
+        try Self.check(NativeReloadClients(), "ReloadClients")
+        try Self.check(NativeBackupRequest(), "BackupRequest")
+        try Self.check(NativeBackup(), "Backup")
+        try Self.check(NativeCompactRequest(), "CompactRequest")
+        try Self.check(NativeCompacted(), "Compacted")
+    }
+
+    @Test func `Each event kind stands in its table with its name`() {
+        for (kind, name) in NativeEventKind.names {
+            #expect(Self.document.contains("\n| \(kind.rawValue) | \(name) | "), "\(name)")
+        }
     }
 
     @Test func `Each kind and each failure code stands in its table with its name`() {
