@@ -10,7 +10,7 @@ internal import NIOCore
 /// Order: replies find their requests by id, and may overtake each other. What is promised: a get sees every write that the same client sent
 /// before it, acknowledged or not. A get waits for these writes if they may concern its keys; a write waits for nothing, so that many share a
 /// commit.
-final class MWDBSession: SessionDelegate {
+final class MWDBSession: SessionDelegate, PendingRequestOwner {
     private let storage: StorageLoop
 
     /// Writes handed to storage, and those of them whose outcome came; outcomes come in order.
@@ -212,7 +212,7 @@ final class MWDBSession: SessionDelegate {
         _ body: (inout WriteBatch) throws(StorageError) -> Void
     ) {
         do throws(StorageError) {
-            try self.storage.submit(PendingRequest(self, session, type, id), body)
+            try self.storage.submit(PendingRequest(self, session, .mwdb(type), id), body)
         } catch {
             self.logFailure("\(error)", in: session)
             return self.answer(type, isDone: false, id, in: session)
@@ -225,7 +225,7 @@ final class MWDBSession: SessionDelegate {
     private func allocatePrefix(_ id: RequestID, in session: SessionHandler) {
         self.storage.loop.counters.prefixRequests &+= 1
         do throws(StorageError) {
-            try self.storage.allocatePrefix(PendingRequest(self, session, .prefix, id))
+            try self.storage.allocatePrefix(PendingRequest(self, session, .mwdb(.prefix), id))
             self.hasUnflushedWrites = true
             self.started(id, in: session)
         } catch {
@@ -250,7 +250,9 @@ final class MWDBSession: SessionDelegate {
     // MARK: Outcomes
 
     /// What storage made of a request that this session had handed to it.
-    func requestEnded(_ type: MWDBReplyType, _ id: RequestID, _ result: CommitOutcome.Result, in session: SessionHandler) {
+    func requestEnded(_ request: PendingRequest, _ result: CommitOutcome.Result) {
+        guard case .mwdb(let type) = request.kind else { preconditionFailure("this session speaks mwDB's protocol") }
+        let (id, session) = (request.id, request.session)
         switch result {
         case .written: self.sendOutcome(type, isDone: true, id, in: session)
         case .prefix(let prefix): session.send(.binary, expectedBytes: 32) { MWDBReply.writePrefix(prefix, id: id, to: &$0) }

@@ -2,22 +2,33 @@ internal import MWProtocol
 package import MWStorage
 package import NIOCore
 
+/// Who handed a request to storage, and is told what became of it.
+protocol PendingRequestOwner: AnyObject {
+    func requestEnded(_ request: PendingRequest, _ result: CommitOutcome.Result)
+}
+
 /// A request on its way through storage: whom to tell.
 struct PendingRequest {
-    let owner: MWDBSession
+    /// What it is in the protocol of its connection.
+    enum Kind {
+        case mwdb(MWDBReplyType)
+        case native(NativeRequestKind)
+    }
+
+    let owner: any PendingRequestOwner
     let session: SessionHandler
-    let type: MWDBReplyType
+    let kind: Kind
     let id: RequestID
 
-    init(_ owner: MWDBSession, _ session: SessionHandler, _ type: MWDBReplyType, _ id: RequestID) {
+    init(_ owner: any PendingRequestOwner, _ session: SessionHandler, _ kind: Kind, _ id: RequestID) {
         self.owner = owner
         self.session = session
-        self.type = type
+        self.kind = kind
         self.id = id
     }
 }
 
-/// The mwDB sessions of one event loop and their way into storage and back.
+/// The sessions of one event loop and their way into storage and back.
 ///
 ///     put, put, …  ─▶ submitter ── one flush when everything ready on the loop has run ─▶ commit thread
 ///     replies      ◀─ one turn of the loop for all outcomes of a commit ◀───────────────────────┘
@@ -55,7 +66,7 @@ package final class StorageLoop: SessionFactory {
     }
 
     package func makeDelegate(for info: SessionInfo) -> any SessionDelegate {
-        guard info.subprotocol == nil else { return NativeSession(administration: self.administration) }
+        guard info.subprotocol == nil else { return NativeSession(administration: self.administration, storage: self) }
         self.reloads?.sessionOpened()
         return MWDBSession(on: self)
     }
@@ -108,7 +119,7 @@ package final class StorageLoop: SessionFactory {
                 guard let request = self.pending[slot] else { preconditionFailure("storage answers a request once") }
                 self.pending[slot] = nil
                 self.freeSlots.append(slot)
-                request.owner.requestEnded(request.type, request.id, outcome.result, in: request.session)
+                request.owner.requestEnded(request, outcome.result)
             }
             self.releaseIfUncongested()
         }
@@ -133,7 +144,10 @@ package final class StorageLoop: SessionFactory {
     }
 
     /// Another loop's requests may be what was in the way: nothing tells this one when they are gone.
-    package func ticked(_ now: NIODeadline) { self.releaseIfUncongested() }
+    package func ticked(_ now: NIODeadline) {
+        self.releaseIfUncongested()
+        for session in self.loop.sessions { (session.delegate as? NativeSession)?.ticked(now, in: session) }
+    }
 
     // MARK: FORCE_RELOAD
 

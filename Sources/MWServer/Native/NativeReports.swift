@@ -141,6 +141,10 @@ extension NativeStorageState {
 }
 
 extension NativeFailure {
+    static func answerTooBig(_ maximumBytes: Int) -> NativeFailure {
+        NativeFailure(.answerTooBig, "the answer is over the message limit of \(maximumBytes) bytes", remedy: "ask for less")
+    }
+
     static func permissionDenied(_ principal: Principal, _ kind: NativeRequestKind) -> NativeFailure {
         NativeFailure(
             .permissionDenied, "\(principal.name) may not administer this server, which \(kind) needs",
