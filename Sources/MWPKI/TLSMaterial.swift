@@ -44,6 +44,8 @@ package enum ServerMaterial: Sendable {
 public struct TLSMaterialSource: Sendable {
     /// Reads everything anew. Blocks for the reading and for checking the keys (RSA takes some tens of milliseconds): not on an event loop.
     package let loadForServer: @Sendable () throws -> ServerMaterial
+    /// Reads the identity alone, where it comes into being apart from everything else: what is wrong with a list must not keep it from use.
+    package let loadIdentity: (@Sendable () throws -> Identity?)?
     /// The files and directories that it reads: who wants to know of changes watches these. Empty where it reads none.
     package let paths: [String]
 
@@ -51,17 +53,23 @@ public struct TLSMaterialSource: Sendable {
         self.init(paths: paths, loadForServer: { .complete(try load()) })
     }
 
-    private init(paths: [String], loadForServer: @escaping @Sendable () throws -> ServerMaterial) {
+    private init(
+        paths: [String], loadForServer: @escaping @Sendable () throws -> ServerMaterial,
+        loadIdentity: (@Sendable () throws -> Identity?)? = nil
+    ) {
         self.paths = paths
         self.loadForServer = loadForServer
+        self.loadIdentity = loadIdentity
     }
 
     /// For a server whose certificate is being obtained: `load` says `awaitingIdentity` until there is one. Everything else that is wrong,
     /// a damaged certificate too, it throws.
+    ///
+    /// - Parameter identity: The same identity, without the rest.
     package static func obtained(
-        paths: [String] = [], _ load: @escaping @Sendable () throws -> ServerMaterial
+        paths: [String] = [], identity: (@Sendable () throws -> Identity?)? = nil, _ load: @escaping @Sendable () throws -> ServerMaterial
     ) -> TLSMaterialSource {
-        TLSMaterialSource(paths: paths, loadForServer: load)
+        TLSMaterialSource(paths: paths, loadForServer: load, loadIdentity: identity)
     }
 
     /// As `loadForServer`, for who needs an identity now. Throws `PKIError` `certificateMissing` while there is none.

@@ -264,6 +264,39 @@ import Testing
         }
     }
 
+    // Method: the policy's file breaks before the renewal; who reads it again and again sees neither the renewed identity nor a way around it.
+    @Test func `A policy that is broken does not keep a renewed certificate from coming into use, and lets nobody else in`() async throws {
+        let renewed = Mutex<Identity?>(nil)
+        let isBroken = Atomic(false)
+        let change = { @Sendable (configuration: inout StorageServerConfiguration) in
+            let source = configuration.tls
+            configuration.tls = .obtained(identity: { renewed.withLock { $0 } }) { try source.loadForServer() }
+            configuration.accessPolicy = AccessPolicySource {
+                guard !isBroken.load(ordering: .relaxed) else { throw Broken() }
+                return .none
+            }
+        }
+        try await RunningServer.with(change) { running in
+            let peer = try await running.connect()
+            isBroken.store(true, ordering: .relaxed)
+            // Nothing is renewed yet: everything stays, and it is an error.
+            await #expect(throws: ServerError.self) { try await running.server.reload(.renewal) }
+            let next = try running.authority.issueServer()
+            renewed.withLock { $0 = next }
+            try await running.server.reload(.renewal)
+            let status = try #require(running.server.securityStatus)
+            #expect(status.set.context.identity?.leaf == next.leaf && status.set.generation == 2)
+            #expect(status.lastReload.error != nil && status.reloadsFailed == 2)
+            #expect(running.log.lines("the renewed certificate is in use, beside the old trust, lists and policy").count == 1)
+            #expect(try await self.ping(peer))
+            #expect(await self.isAdmitted(try running.authority.issueClient(), running))
+            #expect(await !self.isAdmitted(try TestAuthority().issueClient(), running))
+            // Only a renewal goes around what is broken.
+            await #expect(throws: ServerError.self) { try await running.server.reload(.signal) }
+            await peer.close()
+        }
+    }
+
     // MARK: Many
 
     private final class Tally: Sendable {

@@ -166,7 +166,28 @@ final class SecurityDesk: Sendable {
             self.logger.log(
                 level: level, "reload failed, the old set stays in use", metadata: ["reason": "\(error)", "trigger": "\(trigger)"])
             self.audit.record(.reloadFailed(AuditedReload(trigger: "\(trigger)", failure: "\(error)")))
-            throw error
+            guard trigger == .renewal, let set = await self.swapIdentity() else { throw error }
+            return await judge(set)
+        }
+    }
+
+    /// After a renewal that something else keeps from being loaded: only what is renewed comes into use, beside what was in use. Nobody gets
+    /// in by this who would not have.
+    private func swapIdentity() async -> SecuritySet? {
+        let before = self.state.withLock { $0.material }
+        do {
+            let renewed = try await Self.offLoop { [source = self.source] in try source.renewIdentity(of: before, at: .now()) }
+            guard let renewed, let leaf = renewed.tls.identity?.leaf else { return nil }
+            let set = try self.swap { $0.material = renewed }
+            self.metrics.certificateLoaded(notAfter: leaf.notAfter.secondsSince1970)
+            self.logger.warning(
+                "the renewed certificate is in use, beside the old trust, lists and policy",
+                metadata: ["fingerprint": "\(leaf.sha256)", "not_after": "\(leaf.notAfter)", "generation": "\(set.generation)"])
+            self.audit.record(.certificateInstalled(AuditedCertificate(leaf), source: "\(ReloadTrigger.renewal)"))
+            return set
+        } catch {
+            self.logger.critical("the renewed certificate cannot be used", metadata: ["reason": "\(error)"])
+            return nil
         }
     }
 

@@ -48,6 +48,18 @@ struct SecuritySource: Sendable {
         return SecurityMaterial(tls: material, refusals: refusals, accessPolicy: try self.loadAccessPolicy())
     }
 
+    /// `material` with the identity as it is now; nil where that does not come into being by itself, or is not there. Blocks.
+    ///
+    /// Throws ``ServerError``.
+    func renewIdentity(of material: SecurityMaterial, at now: Timestamp) throws(ServerError) -> SecurityMaterial? {
+        let identity: Identity?
+        do { identity = try self.tls.loadIdentity?() } catch { throw Self.rejected(error) }
+        guard let identity else { return nil }
+        let tls = ServerMaterial.complete(TLSMaterial(identity: identity, trustStore: material.tls.trustStore))
+        try StorageServer.check(tls, at: now, for: self.addresses)
+        return SecurityMaterial(tls: tls, refusals: material.refusals, accessPolicy: material.accessPolicy)
+    }
+
     private func loadAccessPolicy() throws(ServerError) -> AccessPolicy {
         do {
             return try self.accessPolicy?.load() ?? .none

@@ -87,7 +87,7 @@ struct Material: Sendable {
 
     /// Loads everything anew each time; each file is read once in a load.
     var source: TLSMaterialSource {
-        .obtained(paths: paths) {
+        .obtained(paths: paths, identity: { try loadIdentity(try passphrase()) }) {
             let passphrase = try passphrase()
             let lists = try revocationLists.flatMap { try MaterialPath.files(of: $0, suffixes: MaterialPath.revocationListSuffixes) }
                 .flatMap { try CertificateRevocationList.list(LocalFile.decisiveContents($0), source: $0) }
