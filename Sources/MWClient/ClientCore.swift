@@ -13,7 +13,8 @@ final class ClientCore: Sendable {
 
     /// - Throws: ``ClientError`` with `invalidArgument`.
     init(
-        _ configuration: StorageClientConfiguration, speaking clientProtocol: ClientProtocol, logger: Logger, eventLoop: any EventLoop
+        _ configuration: StorageClientConfiguration, speaking clientProtocol: ClientProtocol, logger: Logger, eventLoop: any EventLoop,
+        environment: ClientEnvironment = ClientEnvironment()
     ) throws {
         try configuration.validate()
         self.eventLoop = eventLoop
@@ -23,7 +24,7 @@ final class ClientCore: Sendable {
         self.engine = .makeBoxSendingValue(
             ClientEngine(
                 configuration: configuration, speaking: clientProtocol, logger: logger, eventLoop: eventLoop, inbox: self.inbox,
-                shared: self.shared),
+                shared: self.shared, environment: environment),
             eventLoop: eventLoop)
     }
 
@@ -77,7 +78,7 @@ final class ClientCore: Sendable {
                 .invalidArgument, subject: "\(request.kind)", what: "is too large for one message", found: "\(bytes) bytes",
                 expected: "at most \(self.limits.maximumMessageBytes)", remedy: "split it into several calls")
         }
-        let deadline = NIODeadline.now() + TimeAmount(timeout ?? self.requestTimeout)
+        let deadline = self.eventLoop.now + TimeAmount(timeout ?? self.requestTimeout)
         let id = self.inbox.makeID()
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in

@@ -29,8 +29,14 @@ public final class StorageClient: Sendable {
         try self.init(configuration: configuration, logger: logger, eventLoop: MultiThreadedEventLoopGroup.singleton.next())
     }
 
-    package init(configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop) throws {
-        self.core = try ClientCore(configuration, speaking: .mwdb, logger: logger, eventLoop: eventLoop)
+    package convenience init(configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop) throws {
+        try self.init(configuration: configuration, logger: logger, eventLoop: eventLoop, environment: ClientEnvironment())
+    }
+
+    init(
+        configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop, environment: ClientEnvironment
+    ) throws {
+        self.core = try ClientCore(configuration, speaking: .mwdb, logger: logger, eventLoop: eventLoop, environment: environment)
     }
 
     // MARK: Life

@@ -6,16 +6,18 @@ import NIOHTTP1
 import NIOPosix
 
 /// Opens connections: material, name and TCP, TLS, opening handshake, each step with its own deadline.
-struct ClientConnector {
+struct ClientConnector: Connector {
     let configuration: StorageClientConfiguration
     /// Asked for in our own opening handshake; a server that does not select it is of no use.
     var subprotocol: String?
     let eventLoop: any EventLoop
 
+    func connect(to endpoint: Endpoint) -> ConnectionAttempt { self.connect(to: endpoint, exchange: nil) }
+
     /// Begins an attempt. On the event loop only.
     ///
-    /// - Parameter exchange: what to ask and what to accept; our own opening handshake if not given.
-    func connect(to endpoint: Endpoint, exchange: OpeningExchange? = nil) -> ConnectionAttempt {
+    /// - Parameter exchange: what to ask and what to accept; our own opening handshake if nil.
+    func connect(to endpoint: Endpoint, exchange: OpeningExchange?) -> ConnectionAttempt {
         let attempt = ConnectionAttempt(exchange: exchange)
         // Files are read and keys decoded off the loop: it may serve other connections.
         let material = self.configuration.identity
@@ -99,7 +101,7 @@ final class ConnectionAttempt {
     fileprivate var channel: (any Channel)?
     private var observer: ((Result<OpenedConnection, ConnectionError>) -> Void)?
 
-    fileprivate init(exchange: OpeningExchange?) { self.exchange = exchange }
+    init(exchange: OpeningExchange? = nil) { self.exchange = exchange }
 
     /// `observer` is called once, and not from inside of this call.
     func whenComplete(_ observer: @escaping (Result<OpenedConnection, ConnectionError>) -> Void) { self.observer = observer }
@@ -111,7 +113,8 @@ final class ConnectionAttempt {
         self.channel?.close(promise: nil)
     }
 
-    fileprivate func complete(_ result: Result<OpenedConnection, ConnectionError>) {
+    /// Ends the attempt, if it has not ended.
+    func complete(_ result: Result<OpenedConnection, ConnectionError>) {
         guard !self.isOver else {
             if case .success(let opened) = result { opened.close() }
             return

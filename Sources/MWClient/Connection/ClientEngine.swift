@@ -39,8 +39,8 @@ final class ClientEngine {
     private let eventLoop: any EventLoop
     private let inbox: CallInbox
     private let shared: Shared
-    private let connector: ClientConnector
-    private var random = SystemRandomNumberGenerator()
+    private let connector: any Connector
+    private var random: any RandomNumberGenerator
 
     private var phase = Phase.idle
     private let desk: CallDesk
@@ -66,7 +66,7 @@ final class ClientEngine {
 
     init(
         configuration: StorageClientConfiguration, speaking clientProtocol: ClientProtocol, logger: Logger, eventLoop: any EventLoop,
-        inbox: CallInbox, shared: Shared
+        inbox: CallInbox, shared: Shared, environment: ClientEnvironment = ClientEnvironment()
     ) {
         self.configuration = configuration
         self.clientProtocol = clientProtocol
@@ -74,8 +74,8 @@ final class ClientEngine {
         self.eventLoop = eventLoop
         self.inbox = inbox
         self.shared = shared
-        self.connector = ClientConnector(
-            configuration: configuration, subprotocol: clientProtocol.subprotocol, eventLoop: eventLoop)
+        self.connector = environment.makeConnector(configuration, clientProtocol.subprotocol, eventLoop)
+        self.random = environment.random
         let reconnection = configuration.reconnection
         self.desk = CallDesk(
             limits: .init(configuration),

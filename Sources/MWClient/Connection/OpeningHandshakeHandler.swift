@@ -40,7 +40,7 @@ struct OpenedConnection {
     let peer: VerifiedPeer
     let response: HTTPResponseHead
     let channel: any Channel
-    private let earlyBytes: EarlyBytes
+    private let earlyBytes: EarlyBytes?
 
     fileprivate init(
         endpoint: Endpoint, peer: VerifiedPeer, response: HTTPResponseHead, channel: any Channel, earlyBytes: EarlyBytes
@@ -52,11 +52,21 @@ struct OpenedConnection {
         self.earlyBytes = earlyBytes
     }
 
+    /// A connection that others opened, on which nothing was received yet.
+    init(endpoint: Endpoint, peer: VerifiedPeer, channel: any Channel) {
+        self.endpoint = endpoint
+        self.peer = peer
+        self.response = HTTPResponseHead(version: .http1_1, status: .switchingProtocols)
+        self.channel = channel
+        self.earlyBytes = nil
+    }
+
     /// Puts `session` at the end of the pipeline; what the server sent right behind its 101 goes to it.
     func start(_ session: some ChannelHandler) throws {
         let pipeline = self.channel.pipeline.syncOperations
-        try pipeline.addHandler(session, position: .after(self.earlyBytes))
-        pipeline.removeHandler(self.earlyBytes, promise: nil)
+        guard let earlyBytes = self.earlyBytes else { return try pipeline.addHandler(session) }
+        try pipeline.addHandler(session, position: .after(earlyBytes))
+        pipeline.removeHandler(earlyBytes, promise: nil)
     }
 
     func close() { self.channel.close(promise: nil) }
