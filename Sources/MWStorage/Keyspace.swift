@@ -10,10 +10,20 @@ package struct Keyspace: Hashable, Sendable {
 
     private init(_ prefix: UInt8) { self.prefix = prefix }
 
-    /// What the store knows about itself: the prefix counter.
+    /// What the store knows about itself: the prefix counter, its revision, who it is.
     package static let meta = Keyspace(0)
     /// What clients put.
     package static let data = Keyspace(1)
+    /// The changes of each revision that can still be asked for.
+    package static let history = Keyspace(2)
+    /// Clients whose writes happen exactly once.
+    package static let sessions = Keyspace(3)
+    /// How those writes ended.
+    package static let outcomes = Keyspace(4)
+    /// Leases that have not ended.
+    package static let leases = Keyspace(5)
+    /// Which keys go with which lease.
+    package static let leaseKeys = Keyspace(6)
 
     /// For tests that write the keys of other programs.
     package init(rawPrefix: UInt8) { self.prefix = rawPrefix }

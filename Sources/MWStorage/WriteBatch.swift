@@ -28,6 +28,8 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     private static let removeTag: UInt8 = 0
     /// A tag and two lengths of at most five bytes, and the keyspace.
     private static let maximumOverheadBytes = 12
+    /// The longest varint of 32 bits, for a length that is known only later.
+    private static let paddedVarintBytes = 5
 
     package init(capacity: Int = 4096) {
         self.capacity = max(capacity, WriteBatch.headerBytes)
@@ -46,11 +48,7 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         in keyspace: Keyspace = .data, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer
     ) throws(StorageError) {
         try unsafe check(key)
-        guard value.count <= StorageLimits.maximumValueBytes else {
-            throw StorageError(
-                .valueTooLarge, subject: "put", found: "a value of \(value.count) bytes",
-                expected: "at most \(StorageLimits.maximumValueBytes)", remedy: "split the value")
-        }
+        try unsafe check(value: value)
         reserve(WriteBatch.maximumOverheadBytes + key.count + value.count)
         unsafe appendKey(WriteBatch.putTag, keyspace, key)
         appendVarint(value.count)
@@ -61,6 +59,13 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     /// Makes `key` absent, whether or not it is there.
     package mutating func remove(in keyspace: Keyspace = .data, key: UnsafeRawBufferPointer) throws(StorageError) {
         try unsafe check(key)
+        reserve(WriteBatch.maximumOverheadBytes + key.count)
+        unsafe appendKey(WriteBatch.removeTag, keyspace, key)
+        operationCount += 1
+    }
+
+    /// Makes a record of the store's own absent: its key may be longer than a client's.
+    mutating func removeRecord(in keyspace: Keyspace, key: UnsafeRawBufferPointer) {
         reserve(WriteBatch.maximumOverheadBytes + key.count)
         unsafe appendKey(WriteBatch.removeTag, keyspace, key)
         operationCount += 1
@@ -92,6 +97,62 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     package static let start = Mark(byteCount: headerBytes, operationCount: 0)
     /// The place after the last operation.
     package var mark: Mark { Mark(byteCount: byteCount, operationCount: operationCount) }
+
+    /// A put whose value is still being appended.
+    package struct OpenPut: ~Copyable {
+        fileprivate let lengthOffset: Int
+    }
+
+    /// Begins a put whose value comes in pieces, so that nobody has to gather it first.
+    ///
+    /// Call order: this, any number of ``appendValue(_:)``, then ``endPut(_:)``; nothing else in between. The value may
+    /// be longer than `StorageLimits.maximumValueBytes`: a record of the store holds keys beside values.
+    package mutating func beginPut(in keyspace: Keyspace, key: UnsafeRawBufferPointer) -> OpenPut {
+        reserve(WriteBatch.maximumOverheadBytes + key.count)
+        unsafe appendKey(WriteBatch.putTag, keyspace, key)
+        let open = OpenPut(lengthOffset: byteCount)
+        byteCount += WriteBatch.paddedVarintBytes
+        return open
+    }
+
+    /// Appends a piece of the value of the open put.
+    package mutating func appendValue(_ bytes: UnsafeRawBufferPointer) {
+        reserve(bytes.count)
+        unsafe appendBytes(bytes)
+    }
+
+    /// Appends an integer to the value of the open put, big endian.
+    package mutating func appendValue<I: FixedWidthInteger>(_ integer: I) {
+        reserve(MemoryLayout<I>.size)
+        unsafe base.storeBytes(of: integer.bigEndian, toByteOffset: byteCount, as: I.self)
+        byteCount += MemoryLayout<I>.size
+    }
+
+    /// Ends a put that was begun.
+    package mutating func endPut(_ open: consuming OpenPut) {
+        // Both engines take a varint that is longer than it need be.
+        var rest = UInt32(byteCount - open.lengthOffset - WriteBatch.paddedVarintBytes)
+        for index in 0..<WriteBatch.paddedVarintBytes {
+            let isLast = index == WriteBatch.paddedVarintBytes - 1
+            let byte = UInt8(truncatingIfNeeded: rest) & 0x7F | (isLast ? 0 : 0x80)
+            unsafe base.storeBytes(of: byte, toByteOffset: open.lengthOffset + index, as: UInt8.self)
+            rest >>= 7
+        }
+        operationCount += 1
+    }
+
+    /// Overwrites the first bytes of each value that was put into `keyspace` between two marks with `integer`, big endian.
+    ///
+    /// Every such value must be at least as long.
+    mutating func stamp<I: FixedWidthInteger>(_ integer: I, in keyspace: Keyspace, from start: Mark, to end: Mark) {
+        unsafe forEach(from: start, to: end) { change in
+            guard case .put(let key, let value) = unsafe change, unsafe key.first == keyspace.prefix else { return }
+            guard let place = value.baseAddress, value.count >= MemoryLayout<I>.size else {
+                preconditionFailure("a value that has no place for its stamp")
+            }
+            unsafe UnsafeMutableRawPointer(mutating: place).storeBytes(of: integer.bigEndian, as: I.self)
+        }
+    }
 
     /// Forgets the operations appended since `mark` was taken.
     package mutating func rollBack(to mark: Mark) {
@@ -131,7 +192,15 @@ extension WriteBatch {
         }
     }
 
-    private func check(_ key: UnsafeRawBufferPointer) throws(StorageError) {
+    func check(value: UnsafeRawBufferPointer) throws(StorageError) {
+        guard value.count <= StorageLimits.maximumValueBytes else {
+            throw StorageError(
+                .valueTooLarge, subject: "put", found: "a value of \(value.count) bytes",
+                expected: "at most \(StorageLimits.maximumValueBytes)", remedy: "split the value")
+        }
+    }
+
+    func check(_ key: UnsafeRawBufferPointer) throws(StorageError) {
         guard key.count <= StorageLimits.maximumKeyBytes else {
             throw StorageError(
                 .keyTooLarge, subject: "write", found: "a key of \(key.count) bytes",
