@@ -91,6 +91,16 @@ final class ClientCore: Sendable {
         }
     }
 
+    // MARK: Watches
+
+    /// Has `body` work with the engine's watches, on the event loop; what it writes is sent then.
+    func withWatches(_ body: @escaping @Sendable (WatchDesk, NoticeDesk) -> Void) {
+        self.onLoop { engine in
+            body(engine.watches, engine.notices)
+            engine.flush()
+        }
+    }
+
     private func submit(_ submission: CallInbox.Submission) {
         if self.inbox.submit(submission) { self.onLoop { $0.submissionsArrived() } }
     }

@@ -50,12 +50,26 @@ final class FakeServer: Sendable {
     let authority: TestAuthority
     private let channel: any Channel
     private let openings: Mutex<[Opening]>
+    private let storedWelcome = Mutex<NativeWelcome?>(FakeServer.welcome(store: 1))
     private let accepted = Atomic<Int>(0)
 
     private init(authority: TestAuthority, channel: any Channel, openings: [Opening]) {
         self.authority = authority
         self.channel = channel
         self.openings = Mutex(openings)
+    }
+
+    /// What hellos are answered with; nil: not at all.
+    var welcome: NativeWelcome? {
+        get { self.storedWelcome.withLock { $0 } }
+        set { self.storedWelcome.withLock { $0 = newValue } }
+    }
+
+    /// The welcome of a store whose incarnation is this number.
+    static func welcome(store: UInt8) -> NativeWelcome {
+        var welcome = NativeWelcome()
+        welcome.incarnation = ByteBuffer(repeating: store, count: 16)
+        return welcome
     }
 
     var port: Int { self.channel.localAddress?.port ?? 0 }
@@ -234,7 +248,7 @@ private final class FakeServerHandler: ChannelInboundHandler {
             switch event {
             case .message(_, let message):
                 if self.isNative {
-                    for frame in (try? NativeFrame.all(in: message)) ?? [] { connection.frames.put(frame) }
+                    for frame in (try? NativeFrame.all(in: message)) ?? [] { self.received(frame, connection) }
                 } else if let request = try? MWDBRequest(message: message) {
                     connection.requests.put(request)
                 }
@@ -245,6 +259,15 @@ private final class FakeServerHandler: ChannelInboundHandler {
         }
         self.write(outbound)
         if self.machine.state == .closed { context.close(promise: nil) }
+    }
+
+    /// Hellos are answered here; everything else is the test's.
+    private func received(_ frame: NativeFrame, _ connection: FakeConnection) {
+        guard frame.role == .request, frame.kind == NativeRequestKind.hello.rawValue, let server = self.server else {
+            return connection.frames.put(frame)
+        }
+        guard let welcome = server.welcome else { return }
+        self.send { NativeFrame.write(reply: welcome, to: .hello, id: frame.id, to: &$0) }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {}

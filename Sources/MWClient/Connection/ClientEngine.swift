@@ -44,9 +44,14 @@ final class ClientEngine {
 
     private var phase = Phase.idle
     private let desk: CallDesk
+    /// The watches; armed on every connection.
+    let watches = WatchDesk()
+    /// What the server says about a whole connection.
+    let notices = NoticeDesk()
     private var reconnection: ReconnectionStateMachine
     private var attempt: ConnectionAttempt?
-    private var session: SessionHandler?
+    private var link: Link?
+    private var lastLink: UInt64 = 0
     private var wasConnected = false
     private var endpointIndex = 0
 
@@ -55,7 +60,7 @@ final class ClientEngine {
     /// The attempt at a connection with a new identity.
     private var moving: ConnectionAttempt?
     /// It is open, and takes over once nothing is under way on the old one.
-    private var successor: (session: SessionHandler, endpoint: Endpoint, files: FileSnapshot?)?
+    private var successor: Link?
     private var moveTimer: Scheduled<Void>?
 
     private var waitTimer: Scheduled<Void>?
@@ -111,11 +116,11 @@ final class ClientEngine {
         switch self.phase {
         case .ended: return
         case .closingHandshake:
-            if !letCallsFinish { self.session?.abort() }
+            if !letCallsFinish { self.link?.session.abort() }
             return
         case .idle, .running, .draining: break
         }
-        guard self.session != nil else { return self.end(with: nil) }
+        guard self.link != nil else { return self.end(with: nil) }
         self.phase = .draining
         if self.desk.isIdle || !letCallsFinish { return self.beginClosingHandshake() }
         guard self.drainTimer == nil else { return }
@@ -136,8 +141,9 @@ final class ClientEngine {
         self.phase = .closingHandshake
         self.forgetSuccessor()
         self.desk.end(because: Self.closedByUser)
+        self.watches.end(because: Self.closedByUser)
         self.deliverResults()
-        self.session?.close()
+        self.link?.session.close()
     }
 
     private func end(with error: ClientError?) {
@@ -149,6 +155,7 @@ final class ClientEngine {
         self.attempt = nil
         self.submissionsArrived()  // what is in the inbox fails too
         self.desk.end(because: error ?? Self.closedByUser)
+        self.watches.end(because: error ?? Self.closedByUser)
         self.deliverResults()
         if let error { self.shared.events.send(.gaveUp(error)) }
         self.shared.events.finish()
@@ -190,13 +197,13 @@ final class ClientEngine {
 
     private func sendQueued() {
         // What would go over the old connection now waits for the new one.
-        guard let session = self.session, self.successor == nil else { return }
+        guard let link = self.link, link.isReady, self.successor == nil else { return }
         switch self.phase {
         case .running, .draining: break
         case .idle, .closingHandshake, .ended: return
         }
-        while session.canSend, let (request, id) = self.desk.nextToSend() { session.send(request, id: id) }
-        session.flush()
+        while link.session.canSend, let (request, id) = self.desk.nextToSend() { link.session.send(request, id: id) }
+        link.session.flush()
     }
 
     private func callsEnded() {
@@ -206,7 +213,7 @@ final class ClientEngine {
     }
 
     private func callsExpired() {
-        if case .running = self.phase, let session = self.session, self.desk.isStuck { session.giveUp(.unresponsive) }
+        if case .running = self.phase, let link = self.link, self.desk.isStuck { link.session.giveUp(.unresponsive) }
         self.callsEnded()
     }
 
@@ -254,15 +261,56 @@ final class ClientEngine {
         self.desk.lastError = nil
         self.shared.events.send(self.wasConnected ? .resumed(opened.endpoint) : .connected(opened.endpoint))
         self.wasConnected = true
-        let session = SessionHandler(configuration: self.configuration, delegate: self)
-        self.session = session
+        let link = self.makeLink(opened, files: nil)
+        self.link = link
         do {
-            try opened.start(session)
-            self.sendQueued()
+            try opened.start(link.session)
+            self.greet(link)
             self.deliverResults()
         } catch {
-            self.sessionEnded(session, ConnectionError(error))
+            self.sessionEnded(link.session, ConnectionError(error))
         }
+    }
+
+    private func makeLink(_ opened: OpenedConnection, files: FileSnapshot?) -> Link {
+        self.lastLink += 1
+        return Link(
+            number: self.lastLink, session: SessionHandler(configuration: self.configuration, delegate: self), endpoint: opened.endpoint,
+            files: files)
+    }
+
+    /// Asks which store it is; mwDB's protocol cannot say.
+    private func greet(_ link: Link) {
+        guard case .native = self.clientProtocol else {
+            link.incarnation = .unknown
+            return self.becameReady(link)
+        }
+        link.session.write { NativeFrame.write(NativeHello.ours, id: Link.helloID, to: &$0) }
+        link.session.flush()
+        link.greetingTimer = self.schedule(in: self.configuration.timeouts.upgrade) { [weak link] engine in
+            guard let link, !link.isReady else { return }
+            link.session.giveUp(.timedOut(.upgrade, after: engine.configuration.timeouts.upgrade, "\(link.endpoint)"))
+        }
+    }
+
+    private func becameReady(_ link: Link) {
+        link.greetingTimer?.cancel()
+        if link === self.link {
+            self.armWatches(on: link)
+            self.sendQueued()
+        } else {
+            self.callsEnded()
+        }
+    }
+
+    private func armWatches(on link: Link) {
+        guard case .native = self.clientProtocol, let incarnation = link.incarnation else { return }
+        self.watches.connected(WatchDesk.Line(incarnation: incarnation) { [session = link.session] in session.write($0) })
+    }
+
+    /// Sends what the watches have collected.
+    func flush() {
+        if let link = self.link, link.isReady { link.session.flush() }
     }
 
     private func attemptFailed(_ failure: ConnectionError) {
@@ -323,7 +371,7 @@ extension ClientEngine {
         }
         .assumeIsolated().whenComplete { [weak self] (result: Result<FileSnapshot, any Error>) in
             guard let self, case .running = self.phase else { return }
-            let isBusy = self.session == nil || self.moving != nil || self.successor != nil
+            let isBusy = self.link == nil || self.moving != nil || self.successor != nil
             if case .success(let files) = result, !isBusy, self.identityWatch.looked(at: files) { self.openSuccessor() }
             self.armIdentityWatch()
         }
@@ -345,20 +393,20 @@ extension ClientEngine {
 
     private func successorOpened(_ opened: OpenedConnection, _ files: FileSnapshot?) {
         // The first one ended meanwhile, or the client does: whoever connects next reads the new files anyway.
-        guard case .running = self.phase, self.session != nil else { return opened.close() }
-        let session = SessionHandler(configuration: self.configuration, delegate: self)
+        guard case .running = self.phase, self.link != nil else { return opened.close() }
+        let link = self.makeLink(opened, files: files)
         do {
-            try opened.start(session)
+            try opened.start(link.session)
         } catch {
             return self.moveFailed(ConnectionError(error), with: files)
         }
         self.desk.count { $0.connections += 1 }
-        self.successor = (session, opened.endpoint, files)
+        self.successor = link
         self.moveTimer = self.schedule(in: self.configuration.timeouts.drain) { engine in
             // It answers nothing any more: what it owes is lost, as with any connection that broke.
-            if engine.successor != nil { engine.session?.giveUp(.unresponsive) }
+            if engine.successor != nil { engine.link?.session.giveUp(.unresponsive) }
         }
-        self.callsEnded()
+        self.greet(link)
     }
 
     private func moveFailed(_ failure: ConnectionError, with files: FileSnapshot?) {
@@ -369,17 +417,21 @@ extension ClientEngine {
 
     /// Every call is answered on the connection it was sent on; then the next ones go over the new one.
     private func moveOverIfQuiet() {
-        guard let (session, endpoint, files) = self.successor, self.desk.inFlightCount == 0 else { return }
-        let old = self.session
-        self.session = session
+        guard let link = self.successor, link.isReady, self.desk.inFlightCount == 0 else { return }
+        let old = self.link
+        self.link = link
         self.successor = nil
         self.moveTimer?.cancel()
-        self.identityWatch.connected(with: files)
-        self.logger.info("moved over to a connection with the new identity", metadata: ["endpoint": "\(endpoint)"])
-        self.shared.events.send(.moved(endpoint))
-        old?.close()
+        self.identityWatch.connected(with: link.files)
+        self.logger.info("moved over to a connection with the new identity", metadata: ["endpoint": "\(link.endpoint)"])
+        self.shared.events.send(.moved(link.endpoint))
+        self.watches.disconnected(because: Self.moved)
+        old?.session.close()
+        self.armWatches(on: link)
         self.sendQueued()
     }
+
+    private static let moved = ClientError(.connectionLost, subject: "connection", what: "was left for a new one")
 
     private func forgetSuccessor() {
         self.moving?.cancel()
@@ -396,13 +448,14 @@ extension ClientEngine {
 extension ClientEngine: SessionDelegate {
     func session(_ session: SessionHandler, received message: ByteBuffer) {
         // A connection that we have left says nothing new.
-        guard session === self.session || session === self.successor?.session else { return }
+        let known = session === self.link?.session ? self.link : session === self.successor?.session ? self.successor : nil
+        guard let link = known else { return }
         do throws(ProtocolError) {
             switch self.clientProtocol {
             case .mwdb: self.received(try MWDBReply(message: message), in: session)
             case .native:
                 var message = message
-                while let frame = try NativeFrame(readingFrom: &message) { try self.received(frame, in: session) }
+                while let frame = try NativeFrame(readingFrom: &message) { try self.received(frame, on: link) }
             }
         } catch {
             session.violated(CloseCode(rawValue: error.closeCode) ?? .protocolError, error.closeReason, error)
@@ -414,12 +467,42 @@ extension ClientEngine: SessionDelegate {
         if case .forceReload(let pairs) = reply { self.reload(pairs) }
     }
 
-    private func received(_ frame: NativeFrame, in session: SessionHandler) throws(ProtocolError) {
+    private func received(_ frame: NativeFrame, on link: Link) throws(ProtocolError) {
         switch frame.role {
-        case .reply, .failure: self.answered(.native(frame), frame.id, in: session)
-        // Nothing that is asked today has events; those of later versions are for later clients.
-        case .event: break
+        case .reply, .failure:
+            if frame.id == Link.helloID { return try self.welcomed(frame, link) }
+            guard link.isReady else { throw ProtocolError(.unknownType, "frame", expected: "a welcome", found: "something else") }
+            if NoticeDesk.owns(frame.id) { return }
+            guard WatchDesk.owns(frame.id) else { return self.answered(.native(frame), frame.id, in: link.session) }
+            if !self.watches.answered(frame) { link.session.violated(.protocolError, Self.unasked) }
+        case .event:
+            // Those of the connection that is about to take over come with its own watches.
+            if frame.id == .zero { return self.noticed(frame, link) }
+            // Events that no watch of ours has are for later clients.
+            if link === self.link { _ = self.watches.received(frame) }
         case .request: throw ProtocolError(.unknownType, "frame", expected: "a reply, a failure or an event", found: "a request")
+        }
+    }
+
+    private static let unasked = "an answer to nothing that was asked"
+
+    private func welcomed(_ frame: NativeFrame, _ link: Link) throws(ProtocolError) {
+        guard !link.isReady, frame.role == .reply, frame.kind == NativeRequestKind.hello.rawValue else {
+            throw ProtocolError(.unknownType, "frame", expected: "one welcome", found: "something else")
+        }
+        link.incarnation = Incarnation(try NativeWelcome(frame.fields).incarnation) ?? .unknown
+        self.becameReady(link)
+    }
+
+    private func noticed(_ frame: NativeFrame, _ link: Link) {
+        switch NativeEventKind(rawValue: frame.kind) {
+        case .reload:
+            guard let notice = try? NativeReloadNotice(frame.fields) else { return }
+            self.notices.reload(notice) { [weak link] frame in
+                link?.session.write(frame)
+                link?.session.flush()
+            }
+        default: break
         }
     }
 
@@ -457,10 +540,12 @@ extension ClientEngine: SessionDelegate {
             self.moveFailed(failure, with: successor.files)
             return self.sendQueued()
         }
-        guard self.session === session else { return }
-        self.session = nil
+        guard let link = self.link, link.session === session else { return }
+        self.link = nil
+        link.greetingTimer?.cancel()
         self.stabilityTimer?.cancel()
         self.desk.connectionLost(because: failure.error)
+        self.watches.disconnected(because: failure.error)
         switch self.phase {
         case .draining, .closingHandshake: return self.end(with: nil)
         case .idle, .running, .ended: break

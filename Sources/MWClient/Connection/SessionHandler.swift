@@ -50,6 +50,11 @@ final class SessionHandler: ChannelInboundHandler {
         ) { request.write(id: id, to: &$0) }
     }
 
+    /// Collects a message of unknown size.
+    func write(_ body: (inout ByteBuffer) -> Void) {
+        self.machine.writeMessage(.binary, to: &self.outbound, maskingKey: self.maskingKeys.next(), body)
+    }
+
     func flush() {
         guard let context = self.context, self.outbound.readableBytes > 0 else { return }
         var bytes = ByteBuffer()
