@@ -1,4 +1,5 @@
 internal import Glibc
+package import MWStorage
 
 /// What may be done with a key.
 package enum AccessRight: String, Sendable, Hashable, CaseIterable {
@@ -105,6 +106,13 @@ package final class AccessGrants: Sendable, Hashable {
         unsafe key.withUnsafeBytes { unsafe self.allows(right, $0) }
     }
 
+    /// Whether `right` holds for every key that there can be in `range`. An empty range asks for the right over any key at all.
+    package func covers(_ right: AccessRight, _ range: KeyRange) -> Bool {
+        if self.everywhere.contains(right) { return true }
+        guard self.somewhere.contains(right) else { return false }
+        return self.prefixes(of: right).cover(range)
+    }
+
     /// The grants that give `right` over `key`: why it is allowed.
     package func grants(of right: AccessRight, over key: [UInt8]) -> [AccessGrant] {
         self.list.filter { grant in
@@ -164,6 +172,31 @@ private struct KeyPrefixes: Sendable {
             let prefix = unsafe UnsafeRawBufferPointer(rebasing: bytes[self.range(of: lower - 1)])
             return unsafe prefix.count <= key.count && Self.order(prefix, key, prefix.count) == 0
         }
+    }
+
+    /// Whether the keys of the prefixes, one after the other, leave no gap in `range`.
+    func cover(_ range: KeyRange) -> Bool {
+        var reached = range.lower
+        func isDone() -> Bool { range.upper.map { !reached.lexicographicallyPrecedes($0) } ?? false }
+        // No prefix begins with another, so what lies behind the keys of one begins with the next: exactly it, or there is a gap.
+        for index in self.firstIndex(reaching: reached)..<self.ends.count {
+            if isDone() { return true }
+            let prefix = self.bytes[self.range(of: index)]
+            guard reached.starts(with: prefix) else { return false }
+            guard let end = KeyRange(prefix: Array(prefix)).upper else { return true }
+            reached = end
+        }
+        return isDone()
+    }
+
+    /// The last prefix that is not above `key`: if any is a prefix of it, this one.
+    private func firstIndex(reaching key: [UInt8]) -> Int {
+        var (lower, upper) = (0, self.ends.count)
+        while lower < upper {
+            let middle = (lower + upper) / 2
+            if key.lexicographicallyPrecedes(self.bytes[self.range(of: middle)]) { upper = middle } else { lower = middle + 1 }
+        }
+        return max(0, lower - 1)
     }
 
     private func range(of index: Int) -> Range<Int> { (index == 0 ? 0 : self.ends[index - 1])..<self.ends[index] }
