@@ -133,8 +133,13 @@ let package = Package(
         // Runs any bytes through the decoders; see scripts/fuzz.
         .executableTarget(
             name: "mwstorage-fuzz",
-            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", nioCore],
+            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient", nioCore],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
+        // Watchers of ours and of Redis, measured alike; see scripts/bench watch.
+        .executableTarget(
+            name: "mwstorage-bench",
+            dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, argumentParser, histogram],
+            path: "Tests/mwstorage-bench", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(
             name: "TestCertificates", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestCertificates",

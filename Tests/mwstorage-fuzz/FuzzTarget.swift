@@ -13,6 +13,7 @@ enum FuzzTarget: String, CaseIterable {
     case pkcs12
     case policy
     case acme
+    case transaction
 
     /// Runs one input. A broken promise is a trap, which the driver reports with the input.
     func run(_ input: [UInt8]) {
@@ -24,6 +25,7 @@ enum FuzzTarget: String, CaseIterable {
         case .pkcs12: KeystoreFuzz.runPKCS12(input)
         case .policy: PolicyFuzz.run(input)
         case .acme: ACMEFuzz.run(input)
+        case .transaction: TransactionFuzz.run(input)
         }
     }
 }

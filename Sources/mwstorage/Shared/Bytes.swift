@@ -11,12 +11,13 @@ enum Bytes {
     }
 
     /// A key and its value, both in one encoding. A value that is absent is null.
-    static func json(key: [UInt8], value: [UInt8]?) -> JSONValue {
+    static func json(key: [UInt8], value: [UInt8]?) -> JSONValue { .object(members(key: key, value: value)) }
+
+    /// The same, for an object that has more members.
+    static func members(key: [UInt8], value: [UInt8]?) -> [(String, JSONValue)] {
         let isText = text(key).encoding == "utf8" && value.map { text($0).encoding == "utf8" } ?? true
         let written: ([UInt8]) -> JSONValue = { .string(isText ? text($0).value : base64($0)) }
-        return .object([
-            ("key", written(key)), ("value", value.map(written) ?? .null), ("encoding", .string(isText ? "utf8" : "base64")),
-        ])
+        return [("key", written(key)), ("value", value.map(written) ?? .null), ("encoding", .string(isText ? "utf8" : "base64"))]
     }
 
     /// UTF-8 text if the bytes are valid, else Base64 (RFC 4648 §4), and which of the two.

@@ -1,0 +1,39 @@
+import ArgumentParser
+import Histogram
+import MWPKI
+import MWTLS
+import NIOPosix
+
+/// The load of `scripts/bench watch`: the same measuring code on the same TLS and event loop for us and for Redis.
+@main
+struct BenchCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "mwstorage-bench", abstract: "Measures how long a write takes to reach the first and the last of many watchers.")
+
+    @Option var dialect: Dialect
+    @Option var host = "localhost"
+    @Option var port: Int
+    @Option var watchers = 1
+    @Option var rounds = 1_000
+    @Option var valueBytes = 1_024
+    @Option var certificate: String
+    @Option var key: String
+    @Option var trust: String
+
+    func run() async throws {
+        let source = TLSMaterialSource.pem(certificateChainFile: certificate, privateKeyFile: key, trustFile: trust)
+        guard let name = ServerName(host) else { throw ValidationError("'\(host)' is not a name or address") }
+        let context = try TLSContext(client: try source.load(), verification: .name(name), policy: TLSPolicy())
+        let plan = WatchBench.Plan(
+            dialect: dialect, host: host, port: port, watchers: watchers, rounds: rounds, warmUpRounds: max(10, rounds / 10),
+            valueBytes: valueBytes)
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let result = try await WatchBench(plan, context, group.next()).run()
+        func us(_ histogram: Histogram<UInt32>, _ percentile: Double) -> String {
+            "\((Double(histogram.valueAtPercentile(percentile)) / 100).rounded() / 10)"
+        }
+        print(
+            us(result.first, 50), us(result.first, 99), us(result.last, 50), us(result.last, 99), us(result.written, 50),
+            us(result.written, 99))
+    }
+}

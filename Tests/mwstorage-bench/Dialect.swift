@@ -1,0 +1,216 @@
+import ArgumentParser
+import MWProtocol
+import MWTLS
+import MWWebSocket
+import NIOCore
+
+/// What a connection speaks, and what it waits for.
+enum Dialect: String, ExpressibleByArgument, CaseIterable {
+    /// `mwstorage.v1`: a watch, and a put.
+    case native
+    /// Redis: SUBSCRIBE, and PUBLISH of the value.
+    case pubsub
+    /// Redis: client tracking by prefix, and SET; what arrives is that the key is not valid any more.
+    case tracking
+    /// The same, and the value that the client then gets.
+    case trackingGet = "tracking-get"
+}
+
+/// What a connection is there for.
+enum Duty {
+    /// Writes when it is told to.
+    case writer
+    /// Is told of what was written.
+    case watcher
+}
+
+/// What a conversation hears, after the connection's own business.
+enum Heard: Equatable {
+    /// The other side knows what we wait for.
+    case ready
+    /// What was written has arrived.
+    case notified
+    /// Our write is answered.
+    case written
+}
+
+/// The bytes of one conversation: no socket, no clock.
+protocol Conversation: AnyObject {
+    /// After TLS.
+    func begin(_ outbound: inout ByteBuffer) throws
+    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard]
+    func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer)
+}
+
+/// The key that is written, and the prefix that is watched.
+enum Names {
+    static let key = ByteBuffer(string: "bench/key")
+    static let lower = ByteBuffer(string: "bench/")
+    static let upper = ByteBuffer(string: "bench0")
+    static let channel = ByteBuffer(string: "bench")
+}
+
+struct Unexpected: Error, CustomStringConvertible {
+    let description: String
+}
+
+// MARK: - Ours
+
+final class NativeConversation: Conversation {
+    private static let watchID = RequestID(1)
+    private static let putID = RequestID(2)
+
+    private let duty: Duty
+    private let handshake: ClientOpeningHandshake
+    private var machine = WebSocketStateMachine(role: .client)
+    private var isOpen = false
+    private var head = ByteBuffer()
+    private var random = SystemRandomNumberGenerator()
+
+    init(_ duty: Duty, authority: String) {
+        self.duty = duty
+        var random = SystemRandomNumberGenerator()
+        handshake = ClientOpeningHandshake(
+            authority: authority, subprotocols: [nativeSubprotocol],
+            nonce: (0..<OpeningHandshake.nonceBytes).map { _ in UInt8.random(in: 0...255, using: &random) })
+    }
+
+    func begin(_ outbound: inout ByteBuffer) throws { outbound.writeString(try handshake.requestBytes()) }
+
+    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard] {
+        var bytes = bytes
+        var heard: [Heard] = []
+        if !isOpen {
+            head.writeBuffer(&bytes)
+            guard try open() else { return [] }
+            bytes = head
+            switch duty {
+            case .writer: heard.append(.ready)
+            case .watcher: watch(&outbound)
+            }
+        }
+        machine.bytesReceived(bytes)
+        while let event = machine.nextEvent(outbound: &outbound, maskingKey: random.next()) {
+            switch event {
+            case .message(_, var message):
+                while let frame = try NativeFrame(readingFrom: &message) { heard += try Self.meaning(of: frame) }
+            case .closeReceived(let code, let reason): throw Unexpected(description: "closed: \(code.map { "\($0)" } ?? "") \(reason)")
+            case .violation(let error): throw error
+            case .ping, .pong: continue
+            }
+        }
+        return heard
+    }
+
+    func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer) {
+        var pair = NativePair()
+        pair.key = Names.key
+        pair.value = value
+        var put = NativePut()
+        put.pairs = [pair]
+        send(put, Self.putID, &outbound)
+    }
+
+    private func watch(_ outbound: inout ByteBuffer) {
+        var range = NativeRange()
+        range.lower = Names.lower
+        range.upper = Names.upper
+        var watch = NativeWatch()
+        watch.ranges = [range]
+        send(watch, Self.watchID, &outbound)
+    }
+
+    private func send(_ request: some NativeRequest, _ id: RequestID, _ outbound: inout ByteBuffer) {
+        var message = ByteBuffer()
+        NativeFrame.write(request, id: id, to: &message)
+        _ = machine.writeMessage(.binary, message, to: &outbound, maskingKey: random.next())
+    }
+
+    private static func meaning(of frame: NativeFrame) throws -> [Heard] {
+        switch frame.role {
+        case .reply: return [frame.id == watchID ? .ready : .written]
+        case .failure: throw try NativeFailure(frame.fields)
+        case .event where frame.kind == NativeEventKind.changes.rawValue:
+            // As a client would: every key and value in hand.
+            return try NativeChanges(frame.fields).changes.map { _ in .notified }
+        case .event, .request: return []
+        }
+    }
+
+    private func open() throws -> Bool {
+        guard let end = head.readableBytesView.firstRange(of: Array("\r\n\r\n".utf8)) else { return false }
+        let lines = String(decoding: head.readableBytesView[..<end.lowerBound], as: UTF8.self).split(separator: "\r\n")
+        head.moveReaderIndex(to: end.upperBound)
+        let status = lines.first.flatMap { $0.split(separator: " ").dropFirst().first }.flatMap { Int($0) } ?? 0
+        let fields: [HeaderField] = lines.dropFirst().compactMap { line in
+            line.firstIndex(of: ":").map { (String(line[..<$0]), String(line[line.index(after: $0)...].drop { $0 == " " })) }
+        }
+        guard try handshake.validate(status: status, headers: fields) == nativeSubprotocol else {
+            throw Unexpected(description: "the server does not speak \(nativeSubprotocol)")
+        }
+        isOpen = true
+        return true
+    }
+}
+
+// MARK: - Redis
+
+final class RedisConversation: Conversation {
+    private let duty: Duty
+    private let dialect: Dialect
+    private var inbound = ByteBuffer()
+    /// Replies to what the beginning asked, still to come.
+    private var setup = 0
+
+    init(_ duty: Duty, _ dialect: Dialect) {
+        self.duty = duty
+        self.dialect = dialect
+    }
+
+    func begin(_ outbound: inout ByteBuffer) {
+        switch (duty, dialect) {
+        case (.writer, _): send("PING", [], &outbound)
+        case (.watcher, .pubsub): send("SUBSCRIBE", [Names.channel], &outbound)
+        case (.watcher, _):
+            send("HELLO 3", [], &outbound)
+            send("CLIENT TRACKING on BCAST PREFIX", [Names.lower], &outbound)
+            setup = 1
+        }
+        setup += 1
+    }
+
+    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard] {
+        inbound.writeImmutableBuffer(bytes)
+        var heard: [Heard] = []
+        while let value = try RESPValue(readingFrom: &inbound) { heard += try meaning(of: value, &outbound) }
+        if inbound.readableBytes == 0 { inbound.clear() }
+        return heard
+    }
+
+    func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer) {
+        if dialect == .pubsub { send("PUBLISH", [Names.channel, value], &outbound) } else { send("SET", [Names.key, value], &outbound) }
+    }
+
+    private func meaning(of value: RESPValue, _ outbound: inout ByteBuffer) throws -> [Heard] {
+        if case .failure(let text) = value { throw Unexpected(description: "Redis: \(text)") }
+        if setup > 0 {
+            setup -= 1
+            return setup == 0 ? [.ready] : []
+        }
+        switch (duty, dialect) {
+        case (.writer, _): return [.written]
+        case (.watcher, .pubsub): return [.notified]
+        case (.watcher, .trackingGet):
+            guard case .push = value else { return [.notified] }
+            send("GET", [Names.key], &outbound)
+            return []
+        case (.watcher, _):
+            if case .push = value { return [.notified] }
+            return []
+        }
+    }
+
+    private func send(_ command: String, _ arguments: [ByteBuffer], _ outbound: inout ByteBuffer) {
+        RESPValue.command(command.split(separator: " ").map { ByteBuffer(substring: $0) } + arguments, to: &outbound)
+    }
+}
