@@ -255,7 +255,8 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
         let (id, session) = (request.id, request.session)
         switch result {
         case .written: self.sendOutcome(type, isDone: true, id, in: session)
-        case .prefix(let prefix): session.send(.binary, expectedBytes: 32) { MWDBReply.writePrefix(prefix, id: id, to: &$0) }
+        case .prefix(let prefix, _): session.send(.binary, expectedBytes: 32) { MWDBReply.writePrefix(prefix, id: id, to: &$0) }
+        case .transaction, .session, .done, .lease, .compacted: preconditionFailure("not an outcome of what this protocol asks for")
         case .failed(let error) where type == .prefix: self.failed(error, in: session)
         case .failed(let error):
             self.logFailure("\(error)", in: session)

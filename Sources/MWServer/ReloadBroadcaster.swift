@@ -47,9 +47,9 @@ package struct ReloadBatch: Sendable {
     mutating func append(_ request: borrowing CommittedRequest, from origin: CommitOrigin) {
         let appended = self.appendFrame { buffer in
             var isEmpty = true
-            unsafe request.forEachChange { key, value in
-                guard let value = unsafe value, unsafe MWDBReply.canSay(key), unsafe MWDBReply.canSay(value) else { return }
-                unsafe Self.write(key, value, isFirst: isEmpty, to: &buffer)
+            request.forEachChange { change in
+                guard let value = unsafe change.value, unsafe MWDBReply.canSay(change.key), unsafe MWDBReply.canSay(value) else { return }
+                unsafe Self.write(change.key, value, isFirst: isEmpty, to: &buffer)
                 isEmpty = false
             }
             return !isEmpty

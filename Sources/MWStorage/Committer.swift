@@ -27,6 +27,9 @@ final class Committer: @unchecked Sendable {
     private let shared = Mutex(Shared())
     private let engine: ReopenableEngine
     let options: StorageOptions
+    let published = PublishedState(incarnation: .random(), revision: .zero, compacted: .zero, usage: StorageUsage())
+    var nextDeadline: Duration? { nil }
+    func runCommits() {}
 
     private struct Shared {
         var health = StorageHealth.writable
@@ -77,7 +80,7 @@ final class Committer: @unchecked Sendable {
     func admit(_ filling: RequestQueue) throws(StorageError) {
         if isStopping.load(ordering: .relaxed) { throw Committer.closed }
         let requests = pendingRequests.load(ordering: .relaxed) + filling.requests.count
-        let bytes = pendingBytes.load(ordering: .relaxed) + filling.batch.byteCount
+        let bytes = pendingBytes.load(ordering: .relaxed) + filling.byteCount
         guard requests < options.limits.maximumPendingRequests, bytes < options.limits.maximumPendingBytes else {
             throw StorageError(
                 .overloaded, subject: "commit queue", found: "\(requests) requests of \(bytes) bytes waiting for the disk",
@@ -97,7 +100,7 @@ final class Committer: @unchecked Sendable {
 
     /// Takes a filled queue and gives an empty one in return.
     func accept(_ filled: RequestQueue, from submitter: Submitter) -> RequestQueue {
-        pendingBytes.add(filled.batch.byteCount, ordering: .relaxed)
+        pendingBytes.add(filled.byteCount, ordering: .relaxed)
         pendingRequests.add(filled.requests.count, ordering: .relaxed)
         filled.deliverTo = submitter
         let (wakes, isLate, empty) = lock.withLock { () -> (Bool, Bool, RequestQueue?) in
@@ -170,30 +173,41 @@ final class Committer: @unchecked Sendable {
     }
 
     private func commit(_ work: [RequestQueue]) {
+        let before = published.revision
+        var revision = before
         do throws(StorageError) {
-            let prefixRequests = work.contains { $0.hasPrefixRequest }
-            var granted = prefixes
-            if prefixRequests { for queue in work { granted.grant(&queue.requests) } }
-            if work.count == 1, !prefixRequests {
-                try engine.apply(work[0].batch, sync: options.durability == .sync)
-            } else {
-                defer { merged.removeAll() }
-                for queue in work { merged.append(queue.batch) }
-                // Never given out again, whether or not this commit succeeds.
-                prefixes = granted
-                if prefixRequests { try granted.store(in: &merged) }
-                try engine.apply(merged, sync: options.durability == .sync)
+            for queue in work {
+                merged.append(queue.batch)
+                var start = WriteBatch.start
+                for request in queue.requests {
+                    var result = CommitOutcome.Result.failed(
+                        StorageError(.invalidRequest, subject: "store", found: "a request that it does not know yet"))
+                    switch request.kind {
+                    case .write:
+                        var count = 0
+                        revision = revision.next
+                        unsafe queue.batch.forEach(from: start, to: request.end) { _ in count += 1 }
+                        result = .written(Written(revision: revision, changes: count))
+                    case .allocatePrefix:
+                        result = prefixes.grant().map { .prefix($0, isRepeated: false) } ?? .failed(.prefixesExhausted)
+                    case .reservePrefixes(let below):
+                        prefixes.reserve(below: below)
+                        result = .done
+                    default: break
+                    }
+                    queue.outcomes.append(CommitOutcome(token: request.token, result: result))
+                    start = request.end
+                }
             }
+            defer { merged.removeAll() }
+            try prefixes.store(in: &merged)
+            try engine.apply(merged, sync: options.durability == .sync)
         } catch {
             degrade(error)
             finish(work, with: error)
             return
         }
-        let observers = shared.withLock { $0.observers }
-        if !observers.isEmpty {
-            let commit = Commit(queues: work)
-            for entry in observers { entry.observer.committed(commit) }
-        }
+        published.publish(revision: revision, compacted: .zero, usage: StorageUsage())
         finish(work, with: nil)
     }
 
@@ -202,13 +216,14 @@ final class Committer: @unchecked Sendable {
         var outcomes: [(submitter: Submitter, outcomes: [CommitOutcome])] = []
         for queue in work {
             guard let submitter = queue.deliverTo else { continue }
-            pendingBytes.subtract(queue.batch.byteCount, ordering: .relaxed)
+            pendingBytes.subtract(queue.byteCount, ordering: .relaxed)
             pendingRequests.subtract(queue.requests.count, ordering: .relaxed)
-            let ended = queue.requests.lazy.map { CommitOutcome(token: $0.token, result: error.map { .failed($0) } ?? $0.success) }
+            let ended =
+                error.map { error in queue.requests.map { CommitOutcome(token: $0.token, result: .failed(error)) } } ?? queue.outcomes
             if let index = outcomes.firstIndex(where: { $0.submitter === submitter }) {
                 outcomes[index].outcomes.append(contentsOf: ended)
             } else {
-                outcomes.append((submitter, Array(ended)))
+                outcomes.append((submitter, ended))
             }
             queue.removeAll()
         }
@@ -236,7 +251,6 @@ final class Committer: @unchecked Sendable {
         guard let deadline = recovery.deadline, deadline <= .now else { return }
         do throws(StorageError) {
             try engine.reopen()
-            try prefixes.raise(toThatOf: engine)
             recovery = Recovery()
             change(to: .writable)
         } catch {

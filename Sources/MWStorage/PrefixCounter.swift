@@ -26,40 +26,25 @@ struct PrefixCounter {
         self.next = bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
     }
 
-    /// Answers the prefix requests among `requests`.
-    mutating func grant(_ requests: inout [Request]) {
-        for index in requests.indices {
-            switch requests[index].kind {
-            case .allocatePrefix:
-                guard next <= PrefixCounter.maximum else { continue }
-                requests[index].grantedPrefix = next
-                next += 1
-            case .reservePrefixes(let below): next = max(next, min(below, PrefixCounter.maximum + 1))
-            case .write: continue
-            }
-        }
+    /// Gives one out; nil if there is none left.
+    mutating func grant() -> UInt32? {
+        guard next <= PrefixCounter.maximum else { return nil }
+        defer { next += 1 }
+        return next
     }
+
+    /// Prefixes below `below` are never given out.
+    mutating func reserve(below: UInt32) { next = max(next, min(below, PrefixCounter.maximum + 1)) }
 
     func store(in batch: inout WriteBatch) throws(StorageError) {
         try batch.put(in: .meta, PrefixCounter.key, (0..<4).map { UInt8(truncatingIfNeeded: next >> ($0 * 8)) })
     }
-
-    /// After the engine was opened anew: what it holds may be older than what was given out, never the other way round,
-    /// but take the later one in any case.
-    mutating func raise(toThatOf engine: ReopenableEngine) throws(StorageError) {
-        let stored = try engine.withEngine { (engine) throws(StorageError) in try PrefixCounter(readingFrom: engine) }
-        next = max(next, stored.next)
-    }
 }
 
-extension Request {
-    /// What the owner is told when the commit has succeeded.
-    var success: CommitOutcome.Result {
-        guard case .allocatePrefix = kind else { return .written }
-        if let grantedPrefix { return .prefix(grantedPrefix) }
-        return .failed(
-            StorageError(
-                .prefixesExhausted, subject: "prefix counter", found: "all \(PrefixCounter.maximum + 1) prefixes are given out",
-                remedy: "clients that hold a prefix go on; a given one is never given again, since the data may hold its ids"))
+extension StorageError {
+    static var prefixesExhausted: StorageError {
+        StorageError(
+            .prefixesExhausted, subject: "prefix counter", found: "all \(PrefixCounter.maximum + 1) prefixes are given out",
+            remedy: "clients that hold a prefix go on; a given one is never given again, since the data may hold its ids")
     }
 }

@@ -10,7 +10,7 @@ package final class Storage: Sendable {
 
     private let engine: ReopenableEngine
     private let committer: Committer
-    private let inProcess: InProcessWrites
+    let inProcess: InProcessWrites
 
     /// Opens the store in `directory`, making the directory and the store if there are none.
     ///
@@ -70,6 +70,35 @@ package final class Storage: Sendable {
         return result
     }
 
+    /// Calls `body` once with what is stored under `key` (its value, revision and lease), borrowed for that call, or with nil.
+    ///
+    /// As ``withValue(forKey:in:_:)``.
+    @inline(__always)
+    package func read<R>(
+        _ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> R
+    ) throws(StorageError) -> R {
+        var result: R?
+        var isDamaged = false
+        try engine.withEngine { (engine) throws(StorageError) in
+            try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
+                try unsafe engine.read(engineKey) { stored in
+                    guard let stored = unsafe stored else {
+                        result = body(nil)
+                        return
+                    }
+                    guard let value = unsafe StoredValue(decoding: stored) else {
+                        isDamaged = true
+                        return
+                    }
+                    result = body(value)
+                }
+            }
+        }
+        if isDamaged { throw StoredValue.damaged }
+        guard let result else { preconditionFailure("an engine calls back once") }
+        return result
+    }
+
     /// The value under `key`, or nil.
     package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
         try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
@@ -82,43 +111,24 @@ package final class Storage: Sendable {
         try StorageSnapshot(of: engine)
     }
 
-    // MARK: Writes
+    // MARK: Revisions
 
-    /// A way into the commit queue for one event loop; `deliver` gets the outcomes on the commit thread, once a commit,
-    /// in the order of submission.
-    package func makeSubmitter(deliver: @escaping @Sendable ([CommitOutcome]) -> Void) -> Submitter {
-        committer.makeSubmitter(deliver: deliver)
-    }
+    /// The last revision that can be read. It may be the store's former one while a commit is being made visible.
+    package var revision: Revision { committer.published.revision }
 
-    /// Stores `value` under `key`; returns when it is durable.
-    package func put(_ key: [UInt8], _ value: [UInt8]) async throws(StorageError) {
-        try await write { (batch) throws(StorageError) in try batch.put(key, value) }
-    }
+    /// Which life of the store its revisions belong to.
+    package var incarnation: Incarnation { committer.published.incarnation }
 
-    /// Makes `key` absent; returns when that is durable.
-    package func remove(_ key: [UInt8]) async throws(StorageError) {
-        try await write { (batch) throws(StorageError) in try batch.remove(key) }
-    }
+    /// History reaches back to behind this revision.
+    package var compactedRevision: Revision { committer.published.compacted }
 
-    /// Applies all that `body` writes, or nothing; returns when it is durable.
-    package func write(_ body: (inout WriteBatch) throws(StorageError) -> Void) async throws(StorageError) {
-        _ = try await inProcess.submit { (submitter, token) throws(StorageError) in try submitter.submit(token: token, body) }
-    }
-
-    /// A prefix that no client has had and none will have again.
-    package func allocatePrefix() async throws(StorageError) -> UInt32 {
-        let result = try await inProcess.submit { (submitter, token) throws(StorageError) in
-            try submitter.allocatePrefix(token: token)
-        }
-        guard case .prefix(let prefix) = result else { preconditionFailure("a prefix request ends with a prefix or fails") }
-        return prefix
-    }
-
-    /// Makes sure that prefixes below `next` are never given out.
-    package func reservePrefixes(below next: UInt32) async throws(StorageError) {
-        _ = try await inProcess.submit { (submitter, token) throws(StorageError) in
-            try submitter.reservePrefixes(below: next, token: token)
-        }
+    /// The changes behind `revision`, as many revisions as fit into about `limit` bytes, and at least one if there is one.
+    ///
+    /// - Throws: `compacted` if changes behind `revision` have been forgotten.
+    package func history(
+        after revision: Revision, limitBytes limit: Int = StorageSnapshot.defaultPageBytes
+    ) throws(StorageError) -> HistoryPage {
+        try HistoryPage(of: engine, after: revision, limitBytes: limit)
     }
 
     // MARK: What happens to it
@@ -131,6 +141,23 @@ package final class Storage: Sendable {
 
     /// Whether it takes writes.
     package var health: StorageHealth { committer.health }
+
+    /// Sessions, leases and history, as of the last commit.
+    package var usage: StorageUsage { committer.published.usage }
+
+    /// With ``CommitMode/manual``: commits all that has been flushed, and what is due by the clock; returns when that is done.
+    ///
+    /// One call at a time.
+    package func runCommits() { committer.runCommits() }
+
+    /// With ``CommitMode/manual``: when, by the clock, the store next has something to do by itself.
+    package var nextDeadline: Duration? { committer.nextDeadline }
+
+    /// A way into the commit queue for one event loop; `deliver` gets the outcomes on the commit thread, once a commit,
+    /// in the order of submission.
+    package func makeSubmitter(deliver: @escaping @Sendable ([CommitOutcome]) -> Void) -> Submitter {
+        committer.makeSubmitter(deliver: deliver)
+    }
 
     /// Reports every commit to `observer`, in order, until the returned observation is cancelled or let go.
     package func observe(_ observer: any StorageObserver) -> StorageObservation { committer.observe(observer) }

@@ -39,6 +39,20 @@ public struct StorageError: Error, Sendable {
         public static let snapshotLost = Code("snapshotLost")
         /// The store has been closed.
         public static let closed = Code("closed")
+        /// The history from there on has been forgotten.
+        public static let compacted = Code("compacted")
+        /// The revision is one of another store, or of this one before it was restored.
+        public static let wrongIncarnation = Code("wrongIncarnation")
+        /// There is no such session of this principal, any more.
+        public static let sessionUnknown = Code("sessionUnknown")
+        /// The outcome of this write has been acknowledged, and forgotten.
+        public static let outcomeForgotten = Code("outcomeForgotten")
+        /// So many outcomes, sessions, leases or keys of one lease are too many.
+        public static let tooMany = Code("tooMany")
+        /// There is no such lease of this principal, any more.
+        public static let leaseUnknown = Code("leaseUnknown")
+        /// The request cannot be done as it is: the description says why.
+        public static let invalidRequest = Code("invalidRequest")
         /// An export stream does not have the shape of one.
         public static let streamMalformed = Code("streamMalformed")
         /// An export stream ends before its end record.

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Every bound of the store, with its reason.
 package struct StorageLimits: Sendable {
     /// Longest key, in bytes. mwDB's keys are under 40; engines index keys whole, so long ones cost memory.
@@ -9,6 +11,13 @@ package struct StorageLimits: Sendable {
     /// Emptied queues that a submitter keeps for reuse: what can be under way at once.
     package static let maximumIdleQueues = 16
 
+    /// Requests for which an emptied queue keeps memory.
+    static let maximumIdleRequests = 1024
+    /// Conditions and operations of a transaction: all of them run while every other write waits.
+    package static let maximumTransactionSteps = 4096
+    /// Bytes of the keys and values that one transaction answers with, which are kept with its outcome.
+    package static let maximumOutcomeBytes = 4 << 20
+
     /// Bytes of writes that may wait for the disk. Over it, requests are refused as `overloaded`: memory stays bounded
     /// when the disk is slower than the network.
     package var maximumPendingBytes = 64 << 20
@@ -18,7 +27,41 @@ package struct StorageLimits: Sendable {
     package var firstRecoveryDelay: Duration = .milliseconds(100)
     package var maximumRecoveryDelay: Duration = .seconds(5)
 
+    /// Revisions of which history is kept, and bytes that it takes: what a watcher may have missed while it was away.
+    package var maximumHistoryRevisions = 1_000_000
+    package var maximumHistoryBytes = 256 << 20
+    /// How long it is kept: a client that was away for longer reads afresh.
+    package var maximumHistoryAge: Duration = .seconds(24 * 3600)
+
+    /// Writes of a session that may be without an acknowledged outcome at once: what is stored for each session is bounded.
+    package var maximumOutcomesPerSession = 1024
+    /// Sessions in all, and of one principal: each takes memory until its time is over.
+    package var maximumSessions = 100_000
+    package var maximumSessionsPerPrincipal = 10_000
+    /// How long a session stays unused if its client names no time, and at most.
+    package var defaultSessionTimeToLive: Duration = .seconds(600)
+    package var maximumSessionTimeToLive: Duration = .seconds(24 * 3600)
+
+    /// Leases in all, and of one principal.
+    package var maximumLeases = 100_000
+    package var maximumLeasesPerPrincipal = 10_000
+    /// Keys that go with one lease: they are all removed at one revision.
+    package var maximumKeysPerLease = 10_000
+    /// Bytes of keys that go with leases, which are all in memory.
+    package var maximumLeaseKeyBytes = 64 << 20
+    /// A lease that is shorter could end between two keepings on a slow network; one that is longer is better a plain key.
+    package var minimumLeaseTimeToLive: Duration = .seconds(1)
+    package var maximumLeaseTimeToLive: Duration = .seconds(24 * 3600)
+
     package init() {}
+}
+
+/// Who runs the commits of a store.
+package enum CommitMode: Sendable {
+    /// A thread of the store's.
+    case thread
+    /// Whoever calls ``Storage/runCommits()``: for tests that decide when things happen.
+    case manual
 }
 
 /// When a write counts as done.
@@ -34,6 +77,28 @@ package struct StorageOptions: Sendable {
     package var durability: Durability = .sync
     package var limits = StorageLimits()
     package var engine = EngineOptions()
+    package var commits: CommitMode = .thread
+    /// The time from some moment on that never changes, by which sessions, leases and history age: it neither jumps nor goes back.
+    package var clock: @Sendable () -> Duration = StorageOptions.monotonicClock
+    /// The time of day, in milliseconds since 1970: what history is dated by.
+    package var wallClock: @Sendable () -> UInt64 = StorageOptions.systemClock
+    /// Names of new sessions, which nobody must be able to guess.
+    package var makeSessionID: @Sendable () -> SessionID = SessionID.random
 
     package init(durability: Durability = .sync) { self.durability = durability }
+}
+
+extension StorageOptions {
+    package static let monotonicClock: @Sendable () -> Duration = { duration(of: CLOCK_BOOTTIME) }
+
+    package static let systemClock: @Sendable () -> UInt64 = {
+        let (seconds, attoseconds) = duration(of: CLOCK_REALTIME).components
+        return UInt64(max(0, seconds)) * 1000 + UInt64(attoseconds / 1_000_000_000_000_000)
+    }
+
+    private static func duration(of clock: clockid_t) -> Duration {
+        var time = timespec()
+        unsafe clock_gettime(clock, &time)
+        return .seconds(time.tv_sec) + .nanoseconds(time.tv_nsec)
+    }
 }

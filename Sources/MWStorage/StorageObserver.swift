@@ -24,50 +24,48 @@ package enum StorageHealth: Sendable, Equatable {
 
 /// Where a request came from.
 package struct CommitOrigin: Hashable, Sendable {
-    /// The submitter's ``Submitter/identifier``.
+    /// The submitter's ``Submitter/identifier``; zero for the store itself.
     package let submitter: UInt32
     /// What the submitter's owner called the request.
     package let token: UInt64
+
+    package init(submitter: UInt32, token: UInt64) {
+        self.submitter = submitter
+        self.token = token
+    }
+
+    /// The store removed what went with a lease whose time is over.
+    package static func expiry(of lease: LeaseID) -> CommitOrigin { CommitOrigin(submitter: 0, token: lease.number) }
+
+    /// Whether nobody asked for it: a lease's time is over.
+    package var isLeaseExpiry: Bool { submitter == 0 }
 }
 
 /// What one commit changed: the requests of all submitters that shared a sync.
 package struct Commit: ~Copyable {
-    /// Requests of one queue lie one after the other in its batch.
-    let queues: [RequestQueue]
+    /// The store's before it.
+    package let previousRevision: Revision
+    /// The store's now.
+    package let lastRevision: Revision
+    let changes: CommittedChanges
 
     /// Calls `body` with each request that changed what clients see, in the order in which they took effect.
     package func forEachRequest(_ body: (CommitOrigin, borrowing CommittedRequest) -> Void) {
-        for queue in queues {
-            var start = WriteBatch.start
-            for request in queue.requests {
-                if request.end.operationCount > start.operationCount {
-                    let origin = CommitOrigin(submitter: queue.submitter, token: request.token)
-                    body(origin, CommittedRequest(queue: queue, start: start, end: request.end))
-                }
-                start = request.end
-            }
+        for index in changes.requests.indices {
+            body(changes.requests[index].origin, CommittedRequest(changes: changes, index: index))
         }
     }
 }
 
-/// The changes of one request.
+/// The changes of one request, which are those of one revision.
 package struct CommittedRequest: ~Copyable {
-    let queue: RequestQueue
-    let start: WriteBatch.Mark
-    let end: WriteBatch.Mark
+    let changes: CommittedChanges
+    let index: Int
 
-    /// Calls `body` with each key, and its new value or nil if it was removed; both borrowed for that call.
-    package func forEachChange(_ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?) -> Void) {
-        unsafe queue.batch.forEach(from: start, to: end) { change in
-            switch unsafe change {
-            case .put(let key, let value) where unsafe key.first == Keyspace.data.prefix:
-                unsafe body(UnsafeRawBufferPointer(rebasing: key.dropFirst()), value)
-            case .remove(let key) where unsafe key.first == Keyspace.data.prefix:
-                unsafe body(UnsafeRawBufferPointer(rebasing: key.dropFirst()), nil)
-            default: break
-            }
-        }
-    }
+    package var revision: Revision { changes.requests[index].revision }
+
+    /// Calls `body` with each key that it changed, once, in the order in which it first did; borrowed for that call.
+    package func forEachChange(_ body: (KeyChange) -> Void) { changes.forEachChange(ofRequestAt: index, body) }
 }
 
 /// Keeps an observer informed until it is cancelled or let go.

@@ -1,8 +1,9 @@
 /// The way into the commit queue for one event loop (or one thread).
 ///
-/// Call order: any number of ``submit(token:_:)`` and ``allocatePrefix(token:)``, then one ``flush()`` when the burst of
-/// requests ends. Requests are committed in the order in which they were submitted; each is atomic. All of this from the
-/// one thread that owns the submitter.
+/// Call order: any number of requests, then one ``flush()`` when the burst of requests ends. Requests are committed in the
+/// order in which they were submitted; each is atomic, and answered with one outcome that carries its token. All of this
+/// from the one thread that owns the submitter. Each request throws `overloaded`, `closed`, and what is wrong with it;
+/// then nothing of it remains and no outcome follows.
 package final class Submitter: @unchecked Sendable {
     // Safety: `filling` is only touched by the owner's thread; `idle` is guarded by the commit queue's lock; the rest is
     // immutable.
@@ -20,10 +21,18 @@ package final class Submitter: @unchecked Sendable {
         self.filling = RequestQueue(submitter: identifier)
     }
 
-    /// Adds the request that `body` writes into the batch; `token` comes back in its outcome.
+    // MARK: Writes
+
+    /// Adds the puts and removes that `body` writes into the batch; answered with `written`.
     ///
-    /// - Throws: `overloaded`, `closed`, what `body` throws; then nothing of the request remains and no outcome follows.
-    package func submit(token: UInt64, _ body: (inout WriteBatch) throws(StorageError) -> Void) throws(StorageError) {
+    /// - Parameters:
+    ///   - writeID: Which write of a session it is: a repetition does nothing, and is answered as the first one was.
+    ///   - principal: Whose session and lease they are.
+    ///   - lease: What is put goes when it ends. Without, a put takes a key out of its lease.
+    package func submit(
+        token: UInt64, writeID: WriteIdentifier? = nil, principal: String = "", lease: LeaseID? = nil,
+        _ body: (inout WriteBatch) throws(StorageError) -> Void
+    ) throws(StorageError) {
         try committer.admit(filling)
         let start = filling.batch.mark
         do {
@@ -32,20 +41,90 @@ package final class Submitter: @unchecked Sendable {
             filling.batch.rollBack(to: start)
             throw error
         }
-        filling.append(Request(token: token, kind: .write, end: filling.batch.mark))
+        guard writeID != nil || lease != nil else { return filling.append(.write, token: token) }
+        filling.append(.guardedWrite(WriteTerms(writeID: writeID, principal: principal, lease: lease)), token: token)
     }
 
-    /// Asks for a prefix that no client has had and none will have again; it comes in the outcome.
-    package func allocatePrefix(token: UInt64) throws(StorageError) {
+    /// Adds a transaction; answered with `transaction`.
+    package func submit(
+        token: UInt64, transaction: Transaction, writeID: WriteIdentifier? = nil, principal: String = ""
+    ) throws(StorageError) {
         try committer.admit(filling)
-        filling.append(Request(token: token, kind: .allocatePrefix, end: filling.batch.mark))
+        let bytes = try transaction.checkedByteCount()
+        let terms = WriteTerms(writeID: writeID, principal: principal)
+        filling.append(.transaction(TransactionRequest(transaction: transaction, terms: terms)), token: token, payloadBytes: bytes)
     }
 
-    /// Makes sure that prefixes below `next` are never given out: an import brings the old store's counter.
+    // MARK: Prefixes
+
+    /// Asks for a prefix that no client has had and none will have again; answered with `prefix`.
+    package func allocatePrefix(token: UInt64, writeID: WriteIdentifier? = nil, principal: String = "") throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.allocatePrefix(writeID.map { WriteTerms(writeID: $0, principal: principal) }), token: token)
+    }
+
+    /// Makes sure that prefixes below `next` are never given out: an import brings the old store's counter. Answered with `done`.
     package func reservePrefixes(below next: UInt32, token: UInt64) throws(StorageError) {
         try committer.admit(filling)
-        filling.append(Request(token: token, kind: .reservePrefixes(below: next), end: filling.batch.mark))
+        filling.append(.reservePrefixes(below: next), token: token)
     }
+
+    // MARK: Sessions
+
+    /// Opens a session of `principal`; answered with `session`.
+    ///
+    /// - Parameter timeToLive: Since its last use; zero is the default. The store may give less.
+    package func openSession(token: UInt64, principal: String, timeToLive: Duration = .zero) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.openSession(OpenSessionRequest(principal: principal, timeToLive: timeToLive)), token: token)
+    }
+
+    /// Keeps a session for its whole time again; answered with `session`, or with `sessionUnknown`.
+    package func resumeSession(_ session: SessionID, token: UInt64, principal: String) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.resumeSession(SessionRequest(session: session, principal: principal)), token: token)
+    }
+
+    /// Forgets a session and its outcomes; answered with `done`, or with `sessionUnknown`.
+    package func closeSession(_ session: SessionID, token: UInt64, principal: String) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.closeSession(SessionRequest(session: session, principal: principal)), token: token)
+    }
+
+    // MARK: Leases
+
+    /// Grants a lease to `principal`; answered with `lease`.
+    package func grantLease(
+        token: UInt64, principal: String, timeToLive: Duration, writeID: WriteIdentifier? = nil
+    ) throws(StorageError) {
+        try committer.admit(filling)
+        let terms = WriteTerms(writeID: writeID, principal: principal)
+        filling.append(.grantLease(GrantLeaseRequest(timeToLive: timeToLive, terms: terms)), token: token)
+    }
+
+    /// Keeps a lease for its whole time again; answered with `lease`, or with `leaseUnknown`.
+    package func keepLease(_ lease: LeaseID, token: UInt64, principal: String) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.keepLease(WriteTerms(principal: principal, lease: lease)), token: token)
+    }
+
+    /// Ends a lease, and removes the keys that go with it, all at one revision; answered with `written`, or with `leaseUnknown`.
+    package func revokeLease(
+        _ lease: LeaseID, token: UInt64, principal: String, writeID: WriteIdentifier? = nil
+    ) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.revokeLease(WriteTerms(writeID: writeID, principal: principal, lease: lease)), token: token)
+    }
+
+    // MARK: History
+
+    /// Forgets the history up to and with `revision`; answered with `compacted`.
+    package func compact(to revision: Revision, token: UInt64) throws(StorageError) {
+        try committer.admit(filling)
+        filling.append(.compact(revision), token: token)
+    }
+
+    // MARK: The queue
 
     /// Hands everything submitted so far to the commit thread. Cheap if there is nothing.
     package func flush() {
@@ -55,67 +134,4 @@ package final class Submitter: @unchecked Sendable {
 
     /// Whether half of what may wait for the disk is waiting: stop reading from the network until outcomes arrive.
     package var isCongested: Bool { committer.isCongested }
-}
-
-/// How one submitted request ended.
-package struct CommitOutcome: Sendable {
-    package enum Result: Sendable {
-        /// Written, and as durable as the store's ``Durability`` says.
-        case written
-        case prefix(UInt32)
-        /// Nothing of the request can be read now. After a failed write or sync the disk may still hold it, whole, and
-        /// show it once the store has recovered.
-        case failed(StorageError)
-    }
-
-    package let token: UInt64
-    package let result: Result
-}
-
-/// One request in a queue; its operations end at `end` in the queue's batch.
-struct Request {
-    enum Kind {
-        case write
-        case allocatePrefix
-        case reservePrefixes(below: UInt32)
-    }
-
-    let token: UInt64
-    let kind: Kind
-    let end: WriteBatch.Mark
-    /// Set by the commit thread, if there was one left.
-    var grantedPrefix: UInt32?
-
-    init(token: UInt64, kind: Kind, end: WriteBatch.Mark) {
-        self.token = token
-        self.kind = kind
-        self.end = end
-    }
-}
-
-/// Requests of one submitter on their way: filled by its owner, then owned by the commit thread, then filled again.
-final class RequestQueue: @unchecked Sendable {
-    // Safety: it has one owner at a time, and changes hands under the commit queue's lock.
-    let submitter: UInt32
-    var batch = WriteBatch()
-    var requests: [Request] = []
-    var deliverTo: Submitter?
-
-    init(submitter: UInt32) { self.submitter = submitter }
-
-    /// Whether a commit must look after the prefix counter; kept apart so that writes need not be searched.
-    var hasPrefixRequest = false
-
-    func append(_ request: Request) {
-        requests.append(request)
-        if case .write = request.kind { return }
-        hasPrefixRequest = true
-    }
-
-    func removeAll() {
-        hasPrefixRequest = false
-        batch.removeAll()
-        requests.removeAll(keepingCapacity: requests.capacity <= 1024)
-        deliverTo = nil
-    }
 }

@@ -192,18 +192,22 @@ extension WriteBatch {
         }
     }
 
-    func check(value: UnsafeRawBufferPointer) throws(StorageError) {
-        guard value.count <= StorageLimits.maximumValueBytes else {
+    func check(value: UnsafeRawBufferPointer) throws(StorageError) { try WriteBatch.check(valueBytes: value.count) }
+
+    func check(_ key: UnsafeRawBufferPointer) throws(StorageError) { try WriteBatch.check(keyBytes: key.count) }
+
+    static func check(valueBytes: Int) throws(StorageError) {
+        guard valueBytes <= StorageLimits.maximumValueBytes else {
             throw StorageError(
-                .valueTooLarge, subject: "put", found: "a value of \(value.count) bytes",
+                .valueTooLarge, subject: "put", found: "a value of \(valueBytes) bytes",
                 expected: "at most \(StorageLimits.maximumValueBytes)", remedy: "split the value")
         }
     }
 
-    func check(_ key: UnsafeRawBufferPointer) throws(StorageError) {
-        guard key.count <= StorageLimits.maximumKeyBytes else {
+    static func check(keyBytes: Int) throws(StorageError) {
+        guard keyBytes <= StorageLimits.maximumKeyBytes else {
             throw StorageError(
-                .keyTooLarge, subject: "write", found: "a key of \(key.count) bytes",
+                .keyTooLarge, subject: "write", found: "a key of \(keyBytes) bytes",
                 expected: "at most \(StorageLimits.maximumKeyBytes)", remedy: "use a shorter key")
         }
     }

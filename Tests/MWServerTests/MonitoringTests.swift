@@ -72,7 +72,7 @@ import Testing
             faults.failOpens = .diskFull
             running.disk.setFaults(faults)
             let storage = try #require(running.server.storage)
-            try? await storage.put([1], [2])
+            _ = try? await storage.put([1], [2])
             let answer = try await self.ask(running, self.get("/readyz"))
             #expect(answer.hasPrefix("HTTP/1.1 503 "))
             #expect(answer.contains("storage takes no writes: diskFull"))

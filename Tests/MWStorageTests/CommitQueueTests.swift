@@ -292,8 +292,9 @@ private final class Recorder: StorageObserver {
     func committed(_ commit: borrowing Commit) {
         commit.forEachRequest { origin, request in
             var changes: [String] = []
-            unsafe request.forEachChange { key, value in
-                unsafe changes.append(value.map { unsafe "\(Array(key))=\(Array($0))" } ?? "\(Array(key))-")
+            request.forEachChange { change in
+                let key = unsafe Array(change.key)
+                unsafe changes.append(change.value.map { unsafe "\(key)=\(Array($0))" } ?? "\(key)-")
             }
             add("\(origin.submitter)/\(origin.token): " + changes.joined(separator: " "))
         }

@@ -27,8 +27,9 @@ enum KilledWriter {
             for outcome in outcomes {
                 switch outcome.result {
                 case .written: report("batch \(outcome.token)")
-                case .prefix(let prefix): report("prefix \(prefix)")
+                case .prefix(let prefix, _): report("prefix \(prefix)")
                 case .failed(let error): report("failed \(error)")
+                case .transaction, .session, .done, .lease, .compacted: break
                 }
             }
         }
