@@ -160,6 +160,8 @@ let package = Package(
             name: "EngineContract", dependencies: ["MWStorage"], path: "Tests/EngineContract",
             swiftSettings: settings),
 
+        // What a store and its watches may do, as a model, and checkers of what they did.
+        .target(name: "History", path: "Tests/History", swiftSettings: settings),
         // A strict reader of Prometheus' text format.
         .target(name: "Exposition", path: "Tests/Exposition", swiftSettings: settings),
 
@@ -170,6 +172,7 @@ let package = Package(
             path: "Tests/mwstorage-crash",
             swiftSettings: settings),
 
+        tests(of: "History", []),
         tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),
         tests(of: "MWKeystore", ["MWPKI", "TestCertificates"]),
         tests(of: "MWTLS", ["MWPKI", "TestCertificates", "COpenSSL", nioCore, nioEmbedded, nioPosix]),
