@@ -33,7 +33,7 @@ public final class StorageClient: Sendable {
         try self.init(configuration: configuration, logger: logger, eventLoop: eventLoop, environment: ClientEnvironment())
     }
 
-    init(
+    package init(
         configuration: StorageClientConfiguration, logger: Logger, eventLoop: any EventLoop, environment: ClientEnvironment
     ) throws {
         self.core = try ClientCore(configuration, speaking: .mwdb, logger: logger, eventLoop: eventLoop, environment: environment)

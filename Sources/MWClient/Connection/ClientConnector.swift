@@ -91,7 +91,7 @@ extension ClientConnector {
 }
 
 /// One attempt; ends once, in a connection, in an error, or cancelled.
-final class ConnectionAttempt {
+package final class ConnectionAttempt {
     private(set) var isOver = false
     /// Whom TLS connected us to, as soon as it has.
     fileprivate(set) var peer: VerifiedPeer?
@@ -101,7 +101,9 @@ final class ConnectionAttempt {
     fileprivate var channel: (any Channel)?
     private var observer: ((Result<OpenedConnection, ConnectionError>) -> Void)?
 
-    init(exchange: OpeningExchange? = nil) { self.exchange = exchange }
+    package convenience init() { self.init(exchange: nil) }
+
+    init(exchange: OpeningExchange?) { self.exchange = exchange }
 
     /// `observer` is called once, and not from inside of this call.
     func whenComplete(_ observer: @escaping (Result<OpenedConnection, ConnectionError>) -> Void) { self.observer = observer }
