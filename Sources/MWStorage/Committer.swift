@@ -27,7 +27,7 @@ final class Committer: @unchecked Sendable {
     private let shared = Mutex(Shared())
     private let engine: ReopenableEngine
     let options: StorageOptions
-    let published = PublishedState(incarnation: .random(), revision: .zero, compacted: .zero, usage: StorageUsage())
+    let published: PublishedState
     var nextDeadline: Duration? { nil }
     func runCommits() {}
 
@@ -47,6 +47,9 @@ final class Committer: @unchecked Sendable {
     init(engine: ReopenableEngine, options: StorageOptions) throws(StorageError) {
         self.engine = engine
         self.options = options
+        let identity = engine.identity
+        self.published = PublishedState(
+            incarnation: identity.incarnation, revision: identity.revision, compacted: identity.compacted, usage: StorageUsage())
         self.prefixes = try engine.withEngine { (engine) throws(StorageError) in try PrefixCounter(readingFrom: engine) }
     }
 
@@ -176,17 +179,16 @@ final class Committer: @unchecked Sendable {
         let before = published.revision
         var revision = before
         do throws(StorageError) {
+            defer { merged.removeAll() }
             for queue in work {
-                merged.append(queue.batch)
                 var start = WriteBatch.start
                 for request in queue.requests {
                     var result = CommitOutcome.Result.failed(
                         StorageError(.invalidRequest, subject: "store", found: "a request that it does not know yet"))
                     switch request.kind {
                     case .write:
-                        var count = 0
-                        revision = revision.next
-                        unsafe queue.batch.forEach(from: start, to: request.end) { _ in count += 1 }
+                        if request.end.operationCount > start.operationCount { revision = revision.next }
+                        let count = try merge(queue, from: start, to: request.end, revision)
                         result = .written(Written(revision: revision, changes: count))
                     case .allocatePrefix:
                         result = prefixes.grant().map { .prefix($0, isRepeated: false) } ?? .failed(.prefixesExhausted)
@@ -199,9 +201,9 @@ final class Committer: @unchecked Sendable {
                     start = request.end
                 }
             }
-            defer { merged.removeAll() }
+            merged.putMeta(MetaRecord.revisionKey, revision.number)
             try prefixes.store(in: &merged)
-            try engine.apply(merged, sync: options.durability == .sync)
+            try engine.apply(merged, sync: options.durability == .sync, revision: revision)
         } catch {
             degrade(error)
             finish(work, with: error)
@@ -209,6 +211,30 @@ final class Committer: @unchecked Sendable {
         }
         published.publish(revision: revision, compacted: .zero, usage: StorageUsage())
         finish(work, with: nil)
+    }
+
+    /// Adds the changes of a request to the commit.
+    ///
+    /// - Returns: how many they are.
+    private func merge(
+        _ queue: RequestQueue, from start: WriteBatch.Mark, to end: WriteBatch.Mark, _ revision: Revision
+    ) throws(StorageError) -> Int {
+        var count = 0
+        var failure: StorageError?
+        unsafe queue.batch.forEach(from: start, to: end) { change in
+            count += 1
+            do throws(StorageError) {
+                switch unsafe change {
+                case .put(let key, let value):
+                    let dataKey = unsafe UnsafeRawBufferPointer(rebasing: key.dropFirst())
+                    try unsafe merged.putData(key: dataKey, value: value, revision: revision)
+                case .remove(let key):
+                    try unsafe merged.remove(key: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
+                }
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return count
     }
 
     /// Tells every submitter once, then lets its queues be filled again.

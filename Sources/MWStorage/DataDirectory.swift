@@ -1,9 +1,10 @@
 // A store on disk:
 //
 //   DIRECTORY/         mode 0700, as are its parents if we make them
-//     format           what this is; written once, atomically; text, lines ended by \n:
-//                        mwstorage-store 1        the version of this layout and of what the keyspaces hold
+//     format           what this is; replaced atomically; text, lines ended by \n:
+//                        mwstorage-store 2        the version of this layout and of what the keyspaces hold
 //                        engine rocksdb           which engine made `engine/`
+//                        migrating from 1         only while values of that version may be there (``StoreMigration``)
 //     lock             locked (flock) while a process has the store open; holds its process id in decimal and \n
 //     engine/          the engine's own files, mode 0700
 //     acme/            the server's own certificate, where it gets it itself: not of the store, and never touched by it
@@ -14,8 +15,14 @@ import Glibc
 final class DataDirectory: Sendable {
     let path: String
     private let lock: FileDescriptor
+    private let engineName: String
+    /// Values without envelopes may be there: run ``StoreMigration``, then ``endMigration()``.
+    let isMigrating: Bool
 
-    static let formatVersion = 1
+    static let formatVersion = 2
+    /// The oldest one that is migrated.
+    static let oldestFormatVersion = 1
+    private static let migratingLine = "migrating from 1"
     private static let formatMagic = "mwstorage-store"
     private static let maximumFormatBytes = 4096
 
@@ -24,16 +31,19 @@ final class DataDirectory: Sendable {
     /// Opens the store in `path`, or makes one if there is nothing in it.
     init(path: String, engineName: String) throws(StorageError) {
         self.path = path
+        self.engineName = engineName
         try FileDescriptor.makeDirectories(path)
         try DataDirectory.checkIsOursOrEmpty(path)
         try DataDirectory.requirePrivate(path)
         self.lock = try DataDirectory.acquireLock(path + "/lock")
         do throws(StorageError) {
             if let format = try FileDescriptor.contents(of: path + "/format", atMost: DataDirectory.maximumFormatBytes) {
-                try DataDirectory.check(format, path: path, engineName: engineName)
+                self.isMigrating = try DataDirectory.check(format, path: path, engineName: engineName)
+                // Before the first value changes: an older program must not take the store for its own.
+                if isMigrating { try DataDirectory.writeFormat(of: path, engineName: engineName, DataDirectory.migratingLine + "\n") }
             } else {
-                let text = "\(DataDirectory.formatMagic) \(DataDirectory.formatVersion)\nengine \(engineName)\n"
-                try FileDescriptor.replace(path + "/format", with: Array(text.utf8))
+                self.isMigrating = false
+                try DataDirectory.writeFormat(of: path, engineName: engineName)
             }
             try FileDescriptor.makeDirectories(engineDirectory)
             try FileDescriptor.syncDirectory(path)
@@ -41,6 +51,13 @@ final class DataDirectory: Sendable {
             Self.unlock(lock)
             throw error
         }
+    }
+
+    /// Every value has its envelope.
+    func endMigration() throws(StorageError) { try DataDirectory.writeFormat(of: path, engineName: engineName) }
+
+    private static func writeFormat(of path: String, engineName: String, _ more: String = "") throws(StorageError) {
+        try FileDescriptor.replace(path + "/format", with: Array("\(formatMagic) \(formatVersion)\nengine \(engineName)\n\(more)".utf8))
     }
 
     /// Lets another process open the store. At most once.
@@ -94,7 +111,8 @@ final class DataDirectory: Sendable {
                 ? "choose a new data directory and bring the data over with `mwstorage import`" : "choose another data directory")
     }
 
-    private static func check(_ format: [UInt8], path: String, engineName: String) throws(StorageError) {
+    /// - Returns: whether the store has to be migrated.
+    private static func check(_ format: [UInt8], path: String, engineName: String) throws(StorageError) -> Bool {
         let lines = String(decoding: format, as: UTF8.self).split(separator: "\n")
         let fields = lines.prefix(2).map { $0.split(separator: " ", omittingEmptySubsequences: false) }
         guard fields.count == 2, fields[0].count == 2, fields[0][0] == formatMagic, let version = Int(fields[0][1]),
@@ -109,11 +127,17 @@ final class DataDirectory: Sendable {
                 .formatTooNew, subject: path, found: "store format \(version)", expected: "at most \(formatVersion)",
                 remedy: "use the newer mwstorage that made the store, or export it there and import it here")
         }
+        guard version >= oldestFormatVersion else {
+            throw StorageError(
+                .notAStore, subject: path, found: "store format \(version)", expected: "\(oldestFormatVersion) to \(formatVersion)",
+                remedy: "restore the format file from a backup, or choose another data directory")
+        }
         guard fields[1][1] == engineName else {
             throw StorageError(
                 .engineMismatch, subject: path, found: "a store of engine \(fields[1][1])", expected: "\(engineName), as configured",
                 remedy: "set the engine to \(fields[1][1]), or export the store with it and import it into a new directory")
         }
+        return version < formatVersion || lines.dropFirst(2).contains { $0 == migratingLine }
     }
 
     private static func acquireLock(_ path: String) throws(StorageError) -> FileDescriptor {

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// The engine of an open store, which can be closed and opened again under its readers after a disk error.
 ///
 /// After a failed write or sync nobody can say what is on disk: the kernel forgets the pages that it failed to write and
@@ -10,6 +12,12 @@ final class ReopenableEngine: @unchecked Sendable {
     private var engine: (any StorageEngine)?
     private var unavailable: StorageError?
     private(set) var generation = 0
+    /// Which store it was, and how far it had come, when it was opened first.
+    let identity: StoreIdentity
+
+    // Odd while a batch is being applied. The commit thread changes these two.
+    private let sequence = Atomic<UInt64>(0)
+    private let lastRevision: Atomic<UInt64>
 
     private let factory: StorageEngineFactory
     private let directory: DataDirectory
@@ -22,7 +30,31 @@ final class ReopenableEngine: @unchecked Sendable {
         self.factory = factory
         self.directory = directory
         self.options = options
-        self.engine = try factory.open(directory.engineDirectory, options)
+        let engine = try factory.open(directory.engineDirectory, options)
+        do throws(StorageError) {
+            let identity = try StoreIdentity.establish(in: engine, of: directory)
+            self.identity = identity
+            self.lastRevision = Atomic(identity.revision.number)
+        } catch {
+            engine.close()
+            throw error
+        }
+        self.engine = engine
+    }
+
+    /// How far the store has come.
+    struct Position: Equatable {
+        fileprivate let sequence: UInt64
+        /// Its changes, and all before, can be read.
+        let revision: Revision
+        /// No batch was being applied.
+        var isQuiet: Bool { sequence.isMultiple(of: 2) }
+    }
+
+    /// Any thread. Where it is quiet, and the same before and after some reads, no batch was applied between these.
+    var position: Position {
+        let sequence = sequence.load(ordering: .sequentiallyConsistent)
+        return Position(sequence: sequence, revision: Revision(lastRevision.load(ordering: .sequentiallyConsistent)))
     }
 
     /// Runs `body` with the engine, which stays open meanwhile. Must not be nested.
@@ -34,10 +66,13 @@ final class ReopenableEngine: @unchecked Sendable {
         return try body(engine)
     }
 
-    /// Commit thread only.
-    func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
+    /// Commit thread only: applies `batch`, with which the store comes to `revision`.
+    func apply(_ batch: borrowing WriteBatch, sync: Bool, revision: Revision) throws(StorageError) {
         guard let engine else { throw missing }
+        sequence.add(1, ordering: .sequentiallyConsistent)
+        defer { sequence.add(1, ordering: .sequentiallyConsistent) }
         try engine.apply(batch, sync: sync)
+        lastRevision.store(revision.number, ordering: .sequentiallyConsistent)
     }
 
     /// Commit thread only: proves that the disk takes writes, then closes the engine and opens it again.
@@ -51,9 +86,14 @@ final class ReopenableEngine: @unchecked Sendable {
             engine = nil
             generation += 1
             do throws(StorageError) {
-                engine = try factory.open(directory.engineDirectory, options)
+                let opened = try factory.open(directory.engineDirectory, options)
+                engine = opened
                 unavailable = nil
+                let revision: UInt64 = try MetaRecord.read(MetaRecord.revisionKey, from: opened) ?? 0
+                lastRevision.store(revision, ordering: .sequentiallyConsistent)
             } catch {
+                engine?.close()
+                engine = nil
                 unavailable = error
             }
             return unavailable

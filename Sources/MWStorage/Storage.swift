@@ -8,7 +8,7 @@ package final class Storage: Sendable {
     package let engineName: String
     package let directory: String
 
-    private let engine: ReopenableEngine
+    let engine: ReopenableEngine
     private let committer: Committer
     let inProcess: InProcessWrites
 
@@ -51,60 +51,6 @@ package final class Storage: Sendable {
     package func close() { committer.stop() }
 
     // MARK: Reads
-
-    /// Calls `body` once with the value under `key`, borrowed for that call, or with nil.
-    ///
-    /// For the hot path: no copy, no lock, no allocation here. Waits only while the engine is being opened again after a
-    /// disk error. `body` must not call the store.
-    @inline(__always)
-    package func withValue<R>(
-        forKey key: UnsafeRawBufferPointer, in keyspace: Keyspace = .data, _ body: (UnsafeRawBufferPointer?) -> R
-    ) throws(StorageError) -> R {
-        var result: R?
-        try engine.withEngine { (engine) throws(StorageError) in
-            try unsafe withEngineKey(key, in: keyspace) { (engineKey) throws(StorageError) in
-                try unsafe engine.read(engineKey) { unsafe result = body($0) }
-            }
-        }
-        guard let result else { preconditionFailure("an engine calls back once") }
-        return result
-    }
-
-    /// Calls `body` once with what is stored under `key` (its value, revision and lease), borrowed for that call, or with nil.
-    ///
-    /// As ``withValue(forKey:in:_:)``.
-    @inline(__always)
-    package func read<R>(
-        _ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> R
-    ) throws(StorageError) -> R {
-        var result: R?
-        var isDamaged = false
-        try engine.withEngine { (engine) throws(StorageError) in
-            try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
-                try unsafe engine.read(engineKey) { stored in
-                    guard let stored = unsafe stored else {
-                        result = body(nil)
-                        return
-                    }
-                    guard let value = unsafe StoredValue(decoding: stored) else {
-                        isDamaged = true
-                        return
-                    }
-                    result = body(value)
-                }
-            }
-        }
-        if isDamaged { throw StoredValue.damaged }
-        guard let result else { preconditionFailure("an engine calls back once") }
-        return result
-    }
-
-    /// The value under `key`, or nil.
-    package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
-        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
-            try unsafe withValue(forKey: key) { unsafe $0.map { unsafe Array($0) } }
-        }
-    }
 
     /// The store as it is now, for long scans and exports.
     package func snapshot() throws(StorageError) -> StorageSnapshot {

@@ -5,6 +5,9 @@ package final class StorageSnapshot: Sendable {
     private let engine: ReopenableEngine
     private let snapshot: any EngineSnapshot
     private let generation: Int
+    /// Everything up to it is in the snapshot, and nothing after it.
+    package let revision: Revision
+    package let incarnation: Incarnation
 
     /// Keys and values of one page, in the order of the scan.
     package typealias Page = [(key: [UInt8], value: [UInt8])]
@@ -13,24 +16,35 @@ package final class StorageSnapshot: Sendable {
     package static let defaultPageBytes = 256 << 10
 
     init(of engine: ReopenableEngine) throws(StorageError) {
-        var generation = 0
-        self.snapshot = try engine.withEngine { (open) throws(StorageError) in
-            generation = engine.generation
-            return try open.snapshot()
+        (self.snapshot, self.revision, self.generation) = try engine.withEngine { (open) throws(StorageError) in
+            let snapshot = try open.snapshot()
+            let revision = Revision(try MetaRecord.read(MetaRecord.revisionKey, from: snapshot) ?? 0)
+            return (snapshot, revision, engine.generation)
         }
-        self.generation = generation
+        self.incarnation = engine.identity.incarnation
         self.engine = engine
     }
 
-    package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
-        var value: [UInt8]?
+    /// Calls `body` once with what is stored under `key`, borrowed for that call, or with nil. `body` must not call the store.
+    package func read<R>(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> R) throws(StorageError) -> R {
+        var result: R?
         try withSnapshot { (snapshot) throws(StorageError) in
-            let engineKey = [Keyspace.data.prefix] + key
-            try unsafe engineKey.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
-                try unsafe snapshot.read(key) { value = unsafe $0.map { unsafe Array($0) } }
+            try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
+                try unsafe snapshot.read(engineKey) { bytes in
+                    guard let bytes = unsafe bytes else { return result = body(nil) }
+                    guard let stored = unsafe StoredValue(decoding: bytes) else { return }
+                    result = body(stored)
+                }
             }
         }
-        return value
+        guard let result else { throw StoredValue.damaged }
+        return result
+    }
+
+    package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
+        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe read(key) { $0.map { unsafe Array($0.bytes) } }
+        }
     }
 
     /// The first prefix that nobody has had.
@@ -38,6 +52,44 @@ package final class StorageSnapshot: Sendable {
         var next: UInt32 = 0
         try withSnapshot { (snapshot) throws(StorageError) in next = try PrefixCounter(readingFrom: snapshot).next }
         return next
+    }
+
+    /// Calls `body` with the keys of `range` in order, and what is stored there, borrowed for that call, until it returns
+    /// false. `body` must not call the store.
+    package func scan(
+        _ range: KeyRange, _ direction: ScanDirection = .forward, _ body: (UnsafeRawBufferPointer, StoredValue) -> Bool
+    ) throws(StorageError) {
+        var isDamaged = false
+        try withSnapshot { (snapshot) throws(StorageError) in
+            try unsafe snapshot.scan(range.engineRange(in: .data), direction) { key, bytes in
+                guard let stored = unsafe StoredValue(decoding: bytes) else {
+                    isDamaged = true
+                    return false
+                }
+                return unsafe body(UnsafeRawBufferPointer(rebasing: key.dropFirst()), stored)
+            }
+        }
+        if isDamaged { throw StoredValue.damaged }
+    }
+
+    /// The first entries of `range` in the given direction, up to `limits`; one at least, if there is any.
+    ///
+    /// Go on with ``KeyRange/following(_:_:)`` of the last key.
+    package func scan(
+        _ range: KeyRange, _ direction: ScanDirection = .forward, limits: ScanLimits = ScanLimits(), isKeysOnly: Bool = false
+    ) throws(StorageError) -> ScanPage {
+        var page = ScanPage()
+        var bytes = 0
+        try unsafe scan(range, direction) { key, stored in
+            if bytes >= limits.bytes || page.entries.count >= limits.count {
+                page.hasMore = true
+                return false
+            }
+            page.entries.append(unsafe StoredEntry(key: Array(key), stored, isWithoutValue: isKeysOnly))
+            bytes += unsafe key.count + (isKeysOnly ? 0 : stored.bytes.count)
+            return true
+        }
+        return page
     }
 
     /// The first keys of `range` in the given direction, until a page is full; an empty page is the end.
@@ -48,12 +100,10 @@ package final class StorageSnapshot: Sendable {
     ) throws(StorageError) -> Page {
         var page: Page = []
         var bytes = 0
-        try withSnapshot { (snapshot) throws(StorageError) in
-            try unsafe snapshot.scan(range.engineRange(in: .data), direction) { key, value in
-                unsafe page.append((Array(key.dropFirst()), Array(value)))
-                bytes += key.count + value.count
-                return bytes < limit
-            }
+        try unsafe scan(range, direction) { key, stored in
+            unsafe page.append((Array(key), Array(stored.bytes)))
+            bytes += unsafe key.count + stored.bytes.count
+            return bytes < limit
         }
         return page
     }
@@ -82,6 +132,26 @@ package final class StorageSnapshot: Sendable {
             try body(snapshot)
         }
     }
+}
+
+/// Where a page of a scan ends.
+package struct ScanLimits: Hashable, Sendable {
+    /// Bytes of keys and values after which it does.
+    package var bytes: Int
+    /// Entries at most.
+    package var count: Int
+
+    package init(bytes: Int = StorageSnapshot.defaultPageBytes, count: Int = .max) {
+        self.bytes = bytes
+        self.count = count
+    }
+}
+
+/// A page of a scan.
+package struct ScanPage: Hashable, Sendable {
+    package var entries: [StoredEntry] = []
+    /// There is more of the range behind the last entry.
+    package var hasMore = false
 }
 
 extension KeyRange {

@@ -24,8 +24,8 @@ package final class MemoryDisk: Sendable {
     }
 
     struct State {
-        var stored: [[UInt8]: [UInt8]] = [:]
-        var buffered: [[UInt8]: [UInt8]] = [:]
+        var stored = OrderedBytes()
+        var buffered = OrderedBytes()
         var faults = Faults()
         var writeCount = 0
         var syncCount = 0
@@ -65,7 +65,7 @@ extension StorageEngineFactory {
 
 private final class MemoryEngine: StorageEngine {
     private struct View {
-        var values: [[UInt8]: [UInt8]]
+        var values: OrderedBytes
         var isBroken = false
     }
 
@@ -141,9 +141,9 @@ private final class MemoryEngine: StorageEngine {
 }
 
 private final class MemorySnapshot: EngineSnapshot {
-    private let values: [[UInt8]: [UInt8]]
+    private let values: OrderedBytes
 
-    init(_ values: [[UInt8]: [UInt8]]) { self.values = values }
+    init(_ values: OrderedBytes) { self.values = values }
 
     func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
         unsafe MemorySnapshot.lend(values[Array(key)], to: body)
@@ -152,14 +152,8 @@ private final class MemorySnapshot: EngineSnapshot {
     func scan(
         _ range: KeyRange, _ direction: ScanDirection, _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Bool
     ) throws(StorageError) {
-        let keys = values.keys.filter { key in
-            !key.lexicographicallyPrecedes(range.lower) && range.upper.map { key.lexicographicallyPrecedes($0) } ?? true
-        }
-        let sorted = keys.sorted { direction == .forward ? $0.lexicographicallyPrecedes($1) : $1.lexicographicallyPrecedes($0) }
-        for key in sorted {
-            guard let value = values[key] else { continue }
-            let goesOn = unsafe key.withUnsafeBytes { key in unsafe value.withUnsafeBytes { unsafe body(key, $0) } }
-            if !goesOn { return }
+        values.forEach(from: range.lower, to: range.upper, isBackward: direction == .backward) { key, value in
+            unsafe key.withUnsafeBytes { key in unsafe value.withUnsafeBytes { unsafe body(key, $0) } }
         }
     }
 

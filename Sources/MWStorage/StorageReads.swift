@@ -1,0 +1,107 @@
+extension Storage {
+    /// Calls `body` once with what is stored under `key`, borrowed for that call, or with nil.
+    ///
+    /// For the hot path: no copy, no lock, no allocation here. Waits only while the engine is being opened again after a
+    /// disk error. `body` must not call the store.
+    @inline(__always)
+    package func read<R>(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> R) throws(StorageError) -> R {
+        var result: R?
+        try engine.withEngine { (engine) throws(StorageError) in
+            try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
+                try unsafe engine.read(engineKey) { bytes in
+                    guard let bytes = unsafe bytes else { return result = body(nil) }
+                    guard let stored = unsafe StoredValue(decoding: bytes) else { return }
+                    result = body(stored)
+                }
+            }
+        }
+        guard let result else { throw StoredValue.damaged }
+        return result
+    }
+
+    /// As ``read(_:_:)``, for who needs the value only.
+    @inline(__always)
+    package func withValue<R>(
+        forKey key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> R
+    ) throws(StorageError) -> R {
+        try unsafe read(key) { unsafe body($0?.bytes) }
+    }
+
+    /// The value under `key`, or nil.
+    package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
+        try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
+            try unsafe withValue(forKey: key) { unsafe $0.map { unsafe Array($0) } }
+        }
+    }
+
+    /// Runs `body`, whose reads are all of one revision, and returns that revision with its result.
+    ///
+    /// `body` runs again, once, if a commit came between its reads; what it did the first time does not count then. It
+    /// must not call the store.
+    package func withConsistentReads<R>(
+        _ body: (inout ConsistentReader) throws(StorageError) -> R
+    ) throws(StorageError) -> (result: R, revision: Revision) {
+        try engine.withEngine { (open) throws(StorageError) in
+            let position = engine.position
+            var reader = ConsistentReader(open)
+            let result = try body(&reader)
+            // What is there, and was put by then, was there then. What is absent may have been there: nothing may have moved.
+            if reader.newest <= position.revision, !reader.hasSeenAbsence || position.isQuiet && engine.position == position {
+                return (result, position.revision)
+            }
+            let snapshot = try open.snapshot()
+            let revision = Revision(try MetaRecord.read(MetaRecord.revisionKey, from: snapshot) ?? 0)
+            var second = ConsistentReader(snapshot)
+            return (try body(&second), revision)
+        }
+    }
+
+    /// What is stored under each of `keys`, all at one revision; entries of absent keys are of revision zero.
+    package func entries(_ keys: [[UInt8]]) throws(StorageError) -> (entries: [StoredEntry], revision: Revision) {
+        let read = try withConsistentReads { (reader) throws(StorageError) in
+            var entries: [StoredEntry] = []
+            entries.reserveCapacity(keys.count)
+            for key in keys {
+                try unsafe key.span.bytes.withUnsafeBytes { (bytes) throws(StorageError) in
+                    try unsafe reader.read(bytes) { entries.append(StoredEntry(key: key, $0)) }
+                }
+            }
+            return entries
+        }
+        return (read.result, read.revision)
+    }
+}
+
+/// Reads of one revision, within ``Storage/withConsistentReads(_:)``.
+package struct ConsistentReader: ~Copyable {
+    private let engine: any EngineReading
+    fileprivate var newest = Revision.zero
+    fileprivate var hasSeenAbsence = false
+
+    fileprivate init(_ engine: any EngineReading) { self.engine = engine }
+
+    /// Calls `body` once with what is stored under `key`, borrowed for that call, or with nil.
+    package mutating func read(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> Void) throws(StorageError) {
+        var isDamaged = false
+        var revision: Revision?
+        try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
+            try unsafe engine.read(engineKey) { bytes in
+                guard let bytes = unsafe bytes else { return body(nil) }
+                guard let stored = unsafe StoredValue(decoding: bytes) else { return isDamaged = true }
+                revision = stored.revision
+                body(stored)
+            }
+        }
+        if isDamaged { throw StoredValue.damaged }
+        if let revision { newest = max(newest, revision) } else { hasSeenAbsence = true }
+    }
+}
+
+extension StoredEntry {
+    /// A copy of what was found under `key`.
+    package init(key: [UInt8], _ stored: StoredValue?, isWithoutValue: Bool = false) {
+        self.init(
+            key: key, value: isWithoutValue ? [] : stored.map { unsafe Array($0.bytes) } ?? [],
+            revision: stored?.revision ?? .zero, lease: stored?.lease)
+    }
+}
