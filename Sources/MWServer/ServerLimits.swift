@@ -46,6 +46,24 @@ public struct ServerLimits: Sendable, Hashable {
 
     var leastTakenBytes: Int { max(1, self.maximumUnsentBytes / 8) }
 
+    /// Watches of one connection. The next is answered with `tooMany`. 1,024: as many as requests in flight.
+    public var maximumWatchesPerConnection = 1_024
+
+    /// Ranges of one watch. More are answered with `tooMany`. 64: a change looks through them in six steps.
+    public var maximumRangesPerWatch = 64
+
+    /// Bytes for one connection that the network has not taken yet, over which its watches are told nothing more as it happens: they go on
+    /// from the history when these are taken. 1 MiB: what a link of 100 MB/s carries in 10 ms.
+    public var maximumWatchBacklogBytes = 1024 * 1024
+
+    /// After how much silence a watch is told how far it has been told everything. 10 s: as much has to be read again at most, where nothing
+    /// changes, when its client resumes from there.
+    public var watchProgressInterval: Duration = .seconds(10)
+
+    /// In what time the next page of a watch's state must be taken: it holds a snapshot, which keeps the store from forgetting what is old.
+    /// Then the watch ends with `watchOverflowed`. 60 s: longer than any pause of a link that is not cut.
+    public var watchStateTimeout: Duration = .seconds(60)
+
     /// Open connections. The next opening handshake is answered with 503.
     public var maximumConnections = 10_000
 

@@ -41,6 +41,16 @@ package struct SessionCounters: Sendable {
     package var keysRead: UInt64 = 0
     package var forceReloadsSent: UInt64 = 0
     package var forceReloadsDeferred: UInt64 = 0
+    /// Of the whole server, when this was published: open watches, and how far behind the slowest is, in revisions.
+    package var watchesOpen = 0
+    package var watchLag: UInt64 = 0
+    /// Events of all kinds.
+    package var watchEventsSent: UInt64 = 0
+    /// Watches whose client took too little, and that went on from history.
+    package var watchesLagged: UInt64 = 0
+    /// Of these, those that ended because that did not help, and those that began anew with the state.
+    package var watchesOverflowed: UInt64 = 0
+    package var watchesResynced: UInt64 = 0
     /// Requests of this loop in each commit that told it of outcomes.
     package var commitBatches: UInt64 = 0
     package var commitBatchRequests: UInt64 = 0
@@ -68,6 +78,12 @@ struct ServerMetrics: Sendable {
     private let forceReloadsDeferred = Counter(label: "mwstorage_force_reloads_deferred_total")
     private let commitBatches = Counter(label: "mwstorage_commit_batches_total")
     private let commitBatchRequests = Counter(label: "mwstorage_commit_batch_requests_total")
+    private let watches = Gauge(label: "mwstorage_watches")
+    private let watchLag = Gauge(label: "mwstorage_watch_lag_revisions")
+    private let watchEvents = Counter(label: "mwstorage_watch_events_total")
+    private let watchesLagged = Counter(label: "mwstorage_watches_lagged_total")
+    private let watchesOverflowed = Counter(label: "mwstorage_watches_overflowed_total")
+    private let watchesResynced = Counter(label: "mwstorage_watches_resynced_total")
     private let clientRemaining = Recorder(label: "mwstorage_client_certificate_remaining_seconds", aggregate: true)
     private let connections = Gauge(label: "mwstorage_connections")
     private let certificateExpiry = Gauge(label: "mwstorage_server_certificate_not_after_timestamp_seconds")
@@ -95,6 +111,12 @@ struct ServerMetrics: Sendable {
         self.forceReloadsDeferred.add(counters.forceReloadsDeferred)
         self.commitBatches.add(counters.commitBatches)
         self.commitBatchRequests.add(counters.commitBatchRequests)
+        self.watches.record(counters.watchesOpen)
+        self.watchLag.record(Int64(clamping: counters.watchLag))
+        self.watchEvents.add(counters.watchEventsSent)
+        self.watchesLagged.add(counters.watchesLagged)
+        self.watchesOverflowed.add(counters.watchesOverflowed)
+        self.watchesResynced.add(counters.watchesResynced)
         for seconds in counters.certificateRemainingSeconds { self.clientRemaining.record(seconds) }
         // Rare, and bounded by the causes, codes and statuses there are.
         for (cause, count) in counters.connectionsClosed {

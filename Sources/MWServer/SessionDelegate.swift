@@ -93,6 +93,8 @@ package struct SessionEnd: Sendable, Hashable {
         case closingTimeout
         case connectionLost
         case delegate
+        /// An administrator has the client read afresh.
+        case reload
         // What a new set of trust, refusals and policy says, or the clock.
         case certificateExpired
         case certificateRevoked

@@ -90,6 +90,8 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Bytes handed to the network in all, and what it had taken of them at `unwritableSince`.
     package private(set) var writtenBytes = 0
     private var takenBytesThen = 0
+    /// Written since the last flush: the network does not know of them.
+    private var unflushedBytes = 0
 
     /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
     package init(_ info: SessionInfo, peer: VerifiedPeer, generation: UInt64, on loop: SessionLoop, delegate: any SessionDelegate) {
@@ -264,6 +266,32 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.loop.scheduleFlush(self)
     }
 
+    /// Sends a message of which only the head is this session's own: `slices` follow it, and are shared, not copied.
+    ///
+    /// - Parameter head: Appends exactly `headBytes`.
+    package func sendShared(
+        _ opcode: MessageOpcode, headBytes: Int, then slices: [ByteBuffer], _ head: (inout ByteBuffer) -> Void
+    ) {
+        guard self.machine.state == .open, let context = self.context else { return }
+        self.prepareOutbound()
+        let payloadBytes = slices.reduce(headBytes) { $0 + $1.readableBytes }
+        self.machine.writeMessageHeader(opcode, payloadBytes: payloadBytes, to: &self.outbound)
+        head(&self.outbound)
+        self.writeOutbound(context)
+        for slice in slices { self.write(slice, context) }
+        self.loop.scheduleFlush(self)
+    }
+
+    /// Calls `body` once the network has taken everything that was written so far, or takes nothing any more.
+    package func whenTaken(_ body: @escaping () -> Void) {
+        guard let context = self.context else { return body() }
+        let promise = context.eventLoop.makePromise(of: Void.self)
+        promise.futureResult.assumeIsolated().whenComplete { _ in body() }
+        self.writeOutbound(context)
+        context.write(self.wrapOutboundOut(ByteBuffer()), promise: promise)
+        self.loop.scheduleFlush(self)
+    }
+
     /// Whether a message can still be sent.
     package var isOpen: Bool { self.machine.state == .open }
 
@@ -272,7 +300,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package var mayAnswer: Bool { self.isOpen && !self.hasEnded && !self.holds.contains(.unsentBytes) }
 
     /// Bytes that the network has not taken yet.
-    package var unsentBytes: Int { self.bufferedBytes + self.outbound.readableBytes }
+    package var unsentBytes: Int { self.bufferedBytes + self.unflushedBytes + self.outbound.readableBytes }
 
     /// Those of them that were handed to it.
     private var bufferedBytes: Int {
@@ -298,6 +326,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         guard hasOutbound || self.isScheduledForFlush else { return }
         var sent = self.writeOutbound(context)
         context.flush()
+        self.unflushedBytes = 0
         // By now the TLS handler has encrypted it and let go of it.
         self.loop.giveBack(&sent)
     }
@@ -315,6 +344,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
         self.loop.counters.sentBytes &+= UInt64(bytes.readableBytes)
         self.writtenBytes &+= bytes.readableBytes
+        self.unflushedBytes += bytes.readableBytes
         context.write(self.wrapOutboundOut(bytes), promise: nil)
     }
 

@@ -291,7 +291,8 @@ package final class SessionServer: Sendable {
 
     // MARK: Stopping
 
-    private func closeListeners() async {
+    /// Accepts nothing more.
+    func closeListeners() async {
         let listeners = self.listeners.withLock { listeners in
             defer { listeners = [] }
             return listeners

@@ -40,22 +40,26 @@ package final class StorageLoop: SessionFactory {
     private var freeSlots: [Int] = []
     private var congested: [SessionHandler] = []
     private let reloads: ReloadBroadcaster?
+    /// What this loop's native clients watch; nil on a server without watches.
+    let watches: WatchLoop?
     private let administration: (any AdministrationService)?
     private var whenEnded: () -> Void
 
     /// - Parameters:
     ///   - submitter: Its `deliver` must bring outcomes to ``outcomesDelivered(_:)`` on `loop`.
     ///   - reloads: Counts the sessions that want to hear of changes.
+    ///   - watches: What native clients watch.
     ///   - administration: What is done for administrators.
     ///   - whenEnded: Called once, when nothing will be brought here any more.
     package init(
-        on loop: SessionLoop, storage: Storage, submitter: Submitter, reloads: ReloadBroadcaster? = nil,
+        on loop: SessionLoop, storage: Storage, submitter: Submitter, reloads: ReloadBroadcaster? = nil, watches: WatchLoop? = nil,
         administration: (any AdministrationService)? = nil, whenEnded: @escaping () -> Void = {}
     ) {
         self.loop = loop
         self.storage = storage
         self.submitter = submitter
         self.reloads = reloads
+        self.watches = watches
         self.administration = administration
         self.whenEnded = whenEnded
     }
@@ -63,6 +67,7 @@ package final class StorageLoop: SessionFactory {
     package func loopEnded() {
         self.whenEnded()
         self.whenEnded = {}
+        self.watches?.loopEnded()
     }
 
     package func makeDelegate(for info: SessionInfo) -> any SessionDelegate {
@@ -146,6 +151,8 @@ package final class StorageLoop: SessionFactory {
     /// Another loop's requests may be what was in the way: nothing tells this one when they are gone.
     package func ticked(_ now: NIODeadline) {
         self.releaseIfUncongested()
+        // First what was brought: the connections say how far they have come.
+        self.watches?.ticked(now)
         for session in self.loop.sessions { (session.delegate as? NativeSession)?.ticked(now, in: session) }
     }
 

@@ -8,15 +8,18 @@ final class StorageLoops: Sendable {
 
     /// Makes the one of `loop`; called on its event loop.
     func make(
-        on loop: SessionLoop, storage: Storage, reloads: ReloadBroadcaster, administration: any AdministrationService
+        on loop: SessionLoop, storage: Storage, reloads: ReloadBroadcaster, hub: WatchHub, administration: any AdministrationService
     ) -> StorageLoop {
         let eventLoop = loop.eventLoop
         let reference = Reference(eventLoop: eventLoop)
         let submitter = storage.makeSubmitter { outcomes in
             eventLoop.execute { reference.value?.outcomesDelivered(outcomes) }
         }
+        let watches = WatchLoop(on: loop, storage: storage, hub: hub) {
+            eventLoop.execute { reference.value?.watches?.deliverInTurn() }
+        }
         let made = StorageLoop(
-            on: loop, storage: storage, submitter: submitter, reloads: reloads, administration: administration
+            on: loop, storage: storage, submitter: submitter, reloads: reloads, watches: watches, administration: administration
         ) { reference.value = nil }
         reference.value = made
         self.loops.withLock { $0.append(NIOLoopBound(made, eventLoop: eventLoop)) }

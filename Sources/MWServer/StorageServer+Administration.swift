@@ -148,6 +148,11 @@ extension StorageServer: AdministrationService {
         status.reload = NativeReloadState(security)
         if !security.changedPaths.isEmpty { await self.addWhatIsOnDisk(to: &status.reload) }
         status.storage = NativeStorageState(running.storage, self.configuration)
+        let watches = self.hub.totals
+        status.storage.watches = Int64(watches.watches)
+        status.storage.greatestLag = Int64(clamping: watches.lag)
+        status.storage.sessions = Int64(running.storage.usage.sessions)
+        status.storage.leases = Int64(running.storage.usage.leases)
         status.tls = census.tls.report
         for part in self.addedStatus {
             status.services.append(NativeService(part.service, await part.report().map { NativeText($0.name, $0.text) }))

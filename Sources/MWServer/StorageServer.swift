@@ -20,6 +20,8 @@ public final class StorageServer: Service, Sendable {
     private let logger: Logger
     private let metrics = ServerMetrics()
     private let challenges = PendingChallenges()
+    let hub = WatchHub()
+    let lastReload = Atomic<Int64>(0)
     private let statusParts = Mutex<[StatusPart]>([])
     private let state = Mutex(State.idle)
 
@@ -38,7 +40,7 @@ public final class StorageServer: Service, Sendable {
         let security: SecurityDesk
         // Safety: made by start(), cancelled and awaited by stop(); it shares nothing but what is Sendable.
         let watching: Task<Void, Never>
-        let observation: StorageObservation
+        let observations: [StorageObservation]
         let addresses: [SocketAddress]
         let startedAt = Timestamp.now()
         let expiry: ExpiryWatch
@@ -135,10 +137,13 @@ public final class StorageServer: Service, Sendable {
         self.logger.info("draining", metadata: ["connections": "\(running.sessions.census.total)"])
         running.expiry.stop()
         let codes = self.configuration.closeCodes
+        let deadline = ContinuousClock.now + self.configuration.drainTimeout
+        await running.sessions.closeListeners()
+        await self.tellOfDrain(running.sessions)
         await running.sessions.stop(
             restarting ? .restart : .stop, code: restarting ? codes.restart : codes.stop,
-            reason: restarting ? "the server restarts" : "the server stops", within: self.configuration.drainTimeout)
-        await Self.close(running.sessions, running.storage, running.observation)
+            reason: restarting ? "the server restarts" : "the server stops", within: max(.zero, ContinuousClock.now.duration(to: deadline)))
+        await Self.close(running.sessions, running.storage, running.observations)
         await running.monitoring?.stop()
         running.audit.record(.serverStopped)
         await running.audit.close()
@@ -316,7 +321,7 @@ public final class StorageServer: Service, Sendable {
             let security = try SecurityDesk(
                 source, journal: self.openJournal(), policy: self.configuration.reloading, audit: audit, logger: self.logger,
                 metrics: self.metrics)
-            let (sessions, observation) = try await self.makeSessions(security.current, storage, audit)
+            let (sessions, observations) = try await self.makeSessions(security.current, storage, audit)
             do {
                 let inherited = self.configuration.inheritedSockets
                 let addresses =
@@ -333,10 +338,10 @@ public final class StorageServer: Service, Sendable {
                 // Safety: see Running.watching.
                 let watching = Task { await security.watch { await sessions.judgeSessions(by: $0) } }
                 return Running(
-                    storage: storage, audit: audit, sessions: sessions, security: security, watching: watching, observation: observation,
+                    storage: storage, audit: audit, sessions: sessions, security: security, watching: watching, observations: observations,
                     addresses: addresses, expiry: expiry, monitoring: monitoring, monitoringAddresses: monitoringAddresses)
             } catch {
-                await Self.close(sessions, storage, observation)
+                await Self.close(sessions, storage, observations)
                 throw error
             }
         } catch {
@@ -371,8 +376,8 @@ public final class StorageServer: Service, Sendable {
     }
 
     /// The store first: its last outcomes need the event loops.
-    private static func close(_ sessions: SessionServer, _ storage: Storage, _ observation: StorageObservation) async {
-        observation.cancel()
+    private static func close(_ sessions: SessionServer, _ storage: Storage, _ observations: [StorageObservation]) async {
+        for observation in observations { observation.cancel() }
         storage.close()
         await sessions.shutdown()
     }
@@ -387,7 +392,7 @@ public final class StorageServer: Service, Sendable {
     }
 
     private func makeSessions(_ security: CurrentSecurity, _ storage: Storage, _ audit: AuditLog) async throws -> (
-        SessionServer, StorageObservation
+        SessionServer, [StorageObservation]
     ) {
         var options = SessionServer.Options()
         options.limits = self.configuration.limits
@@ -399,8 +404,8 @@ public final class StorageServer: Service, Sendable {
             options, security: security, eventLoops: self.configuration.eventLoops ?? System.coreCount, audit: audit,
             logger: self.logger,
             publish: { [metrics = self.metrics] in metrics.publish($0) },
-            makeFactory: { [self] loop in loops.make(on: loop, storage: storage, reloads: reloads, administration: self) })
-        return (sessions, storage.observe(reloads))
+            makeFactory: { [self] loop in loops.make(on: loop, storage: storage, reloads: reloads, hub: hub, administration: self) })
+        return (sessions, [storage.observe(self.hub), storage.observe(reloads)])
     }
 
     // MARK: Certificates

@@ -58,6 +58,10 @@ public struct StorageServerConfiguration: Sendable {
     /// some.
     public var drainTimeout: Duration = .seconds(10)
 
+    /// How long, of ``drainTimeout``, native clients are given to connect elsewhere and to leave by themselves once they are told that the
+    /// server is about to end; at most half of it. 1 s: two handshakes over any link.
+    public var drainNoticePeriod: Duration = .seconds(1)
+
     /// Listening TCP sockets that were inherited, as from a service manager; where there are any, ``addresses`` is not used. The server owns
     /// them from its start on.
     public var inheritedSockets: [CInt] = []
@@ -96,14 +100,16 @@ extension StorageServerConfiguration {
             ("maximumHandshakeBurstOfAddress", limits.maximumHandshakeBurstOfAddress),
             ("maximumHandshakeStepsPerTurn", limits.maximumHandshakeStepsPerTurn),
             ("maximumWaitingHandshakes", limits.maximumWaitingHandshakes), ("refusalLinesPerSecond", limits.refusalLinesPerSecond),
-            ("refusalLinesAtOnce", limits.refusalLinesAtOnce),
+            ("refusalLinesAtOnce", limits.refusalLinesAtOnce), ("maximumWatchesPerConnection", limits.maximumWatchesPerConnection),
+            ("maximumRangesPerWatch", limits.maximumRangesPerWatch), ("maximumWatchBacklogBytes", limits.maximumWatchBacklogBytes),
         ]
         for (name, count) in counts { try require(count > 0, name, "must be at least 1, is \(count)") }
         try require(limits.maximumMessageBytes <= Int(UInt32.max) / 2, "maximumMessageBytes", "must be below 2 GiB")
         let durations = [
             ("openingTimeout", limits.openingTimeout), ("pingInterval", limits.pingInterval), ("pongTimeout", limits.pongTimeout),
             ("closingTimeout", limits.closingTimeout), ("refusedClosingTimeout", limits.refusedClosingTimeout),
-            ("unsentTimeout", limits.unsentTimeout),
+            ("unsentTimeout", limits.unsentTimeout), ("watchProgressInterval", limits.watchProgressInterval),
+            ("watchStateTimeout", limits.watchStateTimeout),
             ("connectionLifetime", limits.connectionLifetime ?? .seconds(1)), ("drainTimeout", self.drainTimeout),
             ("reloading.watchInterval", self.reloading.watchInterval ?? .seconds(1)),
             ("reloading.interval", self.reloading.interval ?? .seconds(1)), ("reloading.settleInterval", self.reloading.settleInterval),

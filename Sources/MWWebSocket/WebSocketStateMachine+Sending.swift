@@ -42,6 +42,17 @@ extension WebSocketStateMachine {
         return true
     }
 
+    /// Appends the header of a server's message, whose payload goes out right behind it without having been in `outbound`.
+    ///
+    /// - Returns: `false`, and nothing is appended, when a close frame was sent or received before.
+    @discardableResult
+    package mutating func writeMessageHeader(_ opcode: MessageOpcode, payloadBytes: Int, to outbound: inout ByteBuffer) -> Bool {
+        precondition(role == .server, "a client's payload is masked")
+        guard state == .open else { return false }
+        FrameHeader.write(opcode.rawValue, payloadBytes: payloadBytes, maskingKey: nil, to: &outbound)
+        return true
+    }
+
     /// Appends a ping with at most 125 bytes of payload.
     @discardableResult
     package mutating func writePing(

@@ -12,6 +12,10 @@ package protocol AdministrationService: AnyObject, Sendable {
     func perform(_ request: NativeReloadRequest, by administrator: Principal) async throws -> NativeReloadState
     func perform(_ request: NativeRefuseRequest, by administrator: Principal) async throws -> NativeRefusalChange
     func perform(_ request: NativeAcceptAgainRequest, by administrator: Principal) async throws -> NativeRefusalChange
+    /// - Parameter asking: The connection that asks, which is not told to reload.
+    func perform(
+        _ request: NativeReloadClientsRequest, by administrator: Principal, on asking: UInt64
+    ) async throws -> NativeReloadClients
 }
 
 // What administrators ask: each request is judged, counted, done in a task, and answered on the event loop.

@@ -74,6 +74,9 @@ extension NativeSessionEntry {
         self.sentBytes = Int64(session.writtenBytes)
         self.requests = Int64(clamping: session.requestCount)
         self.requestsInFlight = Int64(session.requestsInFlight)
+        guard let watches = (session.delegate as? NativeSession)?.watches else { return }
+        self.watches = Int64(watches.count)
+        self.lag = Int64(clamping: watches.lag)
     }
 }
 
@@ -137,6 +140,14 @@ extension NativeStorageState {
         self.pendingBytes = Int64(storage.pending.bytes)
         self.isCongested = storage.pending.isCongested
         self.health = "\(storage.health)"
+    }
+}
+
+extension NativeReloadClientsRequest {
+    /// For the audit log: whom it is about.
+    var subject: String {
+        let whom = self.principal.map { "principal \($0)" } ?? "all"
+        return self.ranges.isEmpty ? whom : "\(whom), \(self.ranges.count) ranges"
     }
 }
 

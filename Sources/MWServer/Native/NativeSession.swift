@@ -109,6 +109,9 @@ package final class NativeSession: SessionDelegate {
         case .refuse: self.change(NativeRefuseRequest.self, \.target.text, frame, in: session) { try await $0.perform($1, by: $2) }
         case .acceptAgain:
             self.change(NativeAcceptAgainRequest.self, \.target.text, frame, in: session) { try await $0.perform($1, by: $2) }
+        case .reloadClients:
+            let asking = session.info.connectionID
+            self.change(NativeReloadClientsRequest.self, \.subject, frame, in: session) { try await $0.perform($1, by: $2, on: asking) }
         case .watch, .endWatch, .progress, .reloadDone: self.watches.requestReceived(frame, of: self, in: session)
         default: self.fail(.unknownRequest(frame.kind), frame, in: session)
         }

@@ -61,6 +61,8 @@ final class RunningServer: Sendable {
             configuration.addresses = [ListenAddress(host: "127.0.0.1", port: 0)]
             configuration.eventLoops = 2
             configuration.drainTimeout = .seconds(5)
+            // Most clients of tests do not leave by themselves.
+            configuration.drainNoticePeriod = .milliseconds(20)
             change(&configuration)
             let server = StorageServer(configuration: configuration, logger: log.logger)
             try await server.start()
