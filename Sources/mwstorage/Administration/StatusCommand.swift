@@ -1,6 +1,7 @@
 import ArgumentParser
 import MWClient
 import MWProtocol
+import NIOCore
 
 /// `mwstorage status`.
 struct StatusCommand: AsyncParsableCommand, CommandWithOutput {
@@ -88,9 +89,15 @@ struct StatusCommand: AsyncParsableCommand, CommandWithOutput {
     private static func members(_ storage: NativeStorageState) -> [(String, String)] {
         let engine = "\(ShownRecord.plain(storage.engine)) in \(ShownRecord.plain(storage.directory))"
         let queue = "\(storage.pendingRequests) writes of \(storage.pendingBytes) bytes wait\(storage.isCongested ? ", congested" : "")"
+        let revision = RevisionText(
+            incarnation: Array(storage.incarnation.readableBytesView), number: UInt64(max(0, storage.revision)))
         return [
             ("storage", "\(engine), durability \(ShownRecord.plain(storage.durability)), \(ShownRecord.plain(storage.health))"),
             ("commit queue", queue),
+            ("revision", "\(revision), watches can begin behind \(storage.compactedRevision)"),
+            ("watches", "\(storage.watches), the slowest is \(storage.greatestLag) revisions behind"),
+            ("write sessions", "\(storage.sessions)"),
+            ("leases", "\(storage.leases)"),
         ]
     }
 }

@@ -40,6 +40,8 @@ enum Bytes {
         return bytes.count > longest ? text + "… (\(bytes.count) bytes)" : text
     }
 
+    static func hex(_ bytes: [UInt8]) -> String { Hex.encode(bytes) }
+
     /// Pairs of digits; colons, spaces and line feeds may be between them.
     static func bytes(hex text: String) -> [UInt8]? {
         Hex.decode(Substring(text.filter { $0 != ":" && $0 != " " && $0 != "\n" }))

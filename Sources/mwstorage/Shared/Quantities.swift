@@ -43,9 +43,13 @@ struct TimeSpan: Hashable, Sendable, ExpressibleByArgument, CustomStringConverti
         duration = .milliseconds(Int64(number) * factor)
     }
 
-    var description: String {
+    var milliseconds: Int64 {
         let (seconds, attoseconds) = duration.components
-        let milliseconds = seconds * 1000 + attoseconds / 1_000_000_000_000_000
+        return seconds * 1000 + attoseconds / 1_000_000_000_000_000
+    }
+
+    var description: String {
+        let milliseconds = milliseconds
         for (suffix, factor) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] as [(String, Int64)]
         where milliseconds != 0 && milliseconds % factor == 0 {
             return "\(milliseconds / factor)\(suffix)"

@@ -29,39 +29,41 @@ struct ChangeLines {
     let format: OutputFormat
 
     /// As asked for; without that, lines for a person at a terminal, and JSON for everybody else.
-    init(_ options: OutputOptions) { format = options.format ?? (Output.isTerminal ? .text : .ndjson) }
+    init(_ options: OutputOptions) { self.init(options.format ?? (Output.isTerminal ? .text : .ndjson)) }
 
-    func changes(_ changes: [Change], at revision: RevisionText) throws {
+    init(_ format: OutputFormat) { self.format = format }
+
+    func changes(_ changes: [Change], at revision: RevisionText) -> [UInt8] {
         switch format {
-        case .json, .ndjson: try line("changes", revision, [("changes", .array(changes.map(Self.json)))])
-        case .text, .table: try Output.data(changes.flatMap { Self.text($0, at: revision) })
-        case .raw: for change in changes where !change.isRemoval { try Output.data(change.value ?? change.key) }
+        case .json, .ndjson: line("changes", revision, [("changes", .array(changes.map(Self.json)))])
+        case .text, .table: changes.flatMap { Self.text($0, at: revision) }
+        case .raw: changes.flatMap { $0.isRemoval ? [] : $0.value ?? $0.key }
         }
     }
 
     /// A part of the state that a watch begins with.
-    func state(_ entries: [Entry], at revision: RevisionText) throws {
+    func state(_ entries: [Entry], at revision: RevisionText) -> [UInt8] {
         switch format {
-        case .json, .ndjson: try line("state", revision, [("entries", .array(entries.map { Self.json($0, in: revision) }))])
-        case .text, .table: try Output.data(entries.flatMap { Self.text($0, in: revision) })
-        case .raw: for entry in entries { try Output.data(entry.value ?? entry.key) }
+        case .json, .ndjson: line("state", revision, [("entries", .array(entries.map { Self.json($0, in: revision) }))])
+        case .text, .table: entries.flatMap { Self.text($0, in: revision) }
+        case .raw: entries.flatMap { $0.value ?? $0.key }
         }
     }
 
-    /// Something that is no change: `synced`, `progress`, `resync`.
-    func mark(_ event: String, at revision: RevisionText, reason: String? = nil) throws {
+    /// Something that is no change: `synced`, `progress`, `resumed`, and `resync`, which has no revision.
+    func mark(_ event: String, at revision: RevisionText? = nil, reason: String? = nil) -> [UInt8] {
         switch format {
-        case .json, .ndjson: try line(event, revision, reason.map { [("reason", .string($0))] } ?? [])
+        case .json, .ndjson: line(event, revision, reason.map { [("reason", .string($0))] } ?? [])
         // A reader of lines has to know when to forget what it has.
-        case .text, .table: try Output.line("\(revision) \(event)")
-        case .raw: break
+        case .text, .table: Array("\(revision.map { "\($0)" } ?? "-") \(event)\(reason.map { " \($0)" } ?? "")\n".utf8)
+        case .raw: []
         }
     }
 
     /// A put and a removal are lines of the same form; what is not printable is escaped as in the text of a transaction.
     private static func text(_ change: Change, at revision: RevisionText) -> [UInt8] {
         let verb = change.isRemoval ? "remove" : "put"
-        let value = change.value.map { " \(ByteText.quoted($0))" } ?? ""
+        let value = change.isRemoval ? "" : change.value.map { " \(ByteText.quoted($0))" } ?? ""
         return Array("\(revision) \(verb) \(ByteText.quoted(change.key))\(value)\n".utf8)
     }
 
@@ -70,8 +72,9 @@ struct ChangeLines {
         return Array("\(state.with(entry.revision)) state \(ByteText.quoted(entry.key))\(value)\n".utf8)
     }
 
-    private func line(_ event: String, _ revision: RevisionText, _ more: [(String, JSONValue)]) throws {
-        try Output.line(JSONValue.object([("event", .string(event)), ("revision", .string("\(revision)"))] + more).text)
+    private func line(_ event: String, _ revision: RevisionText?, _ more: [(String, JSONValue)]) -> [UInt8] {
+        let head: [(String, JSONValue)] = [("event", .string(event))] + (revision.map { [("revision", .string("\($0)"))] } ?? [])
+        return Array((JSONValue.object(head + more).text + "\n").utf8)
     }
 
     private static func json(_ change: Change) -> JSONValue {

@@ -68,7 +68,15 @@ final class HeldProcess: Sendable {
     func waitUntilEnded() async -> Int32 {
         let identifier = identifier
         // A thread that waits: there is only this one of its kind.
-        let status = try? await NIOThreadPool.singleton.runIfActive { [self] () -> Int32 in
+        // Uncancellable: the number of a process that was not reaped is lost.
+        let status = try? await Task.detached { [self] in try await reap(identifier) }.value
+        guard let status else { return ExitStatus.internalError.rawValue }
+        let signal = status & 0x7F
+        return signal == 0 ? (status >> 8) & 0xFF : 128 + signal
+    }
+
+    private func reap(_ identifier: pid_t) async throws -> Int32 {
+        try await NIOThreadPool.singleton.runIfActive { [self] in
             var info = unsafe siginfo_t()
             // It stays there to be reaped below, under the lock that senders take.
             while unsafe waitid(P_PID, id_t(identifier), &info, WEXITED | WNOWAIT) != 0, errno == EINTR {}
@@ -79,9 +87,6 @@ final class HeldProcess: Sendable {
                 return status
             }
         }
-        guard let status else { return ExitStatus.internalError.rawValue }
-        let signal = status & 0x7F
-        return signal == 0 ? (status >> 8) & 0xFF : 128 + signal
     }
 
     private static func spawn(_ words: [String], _ variables: [String: String], ownGroup: Bool) -> (CInt, pid_t) {

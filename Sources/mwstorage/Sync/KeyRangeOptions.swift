@@ -1,5 +1,5 @@
 import ArgumentParser
-import MWStorage
+import MWClient
 
 /// `[PREFIX]` or `--range A..B`: which keys.
 struct KeyRangeOptions: ParsableArguments {
@@ -18,30 +18,33 @@ struct KeyRangeOptions: ParsableArguments {
         if prefix != nil, range != nil { throw ValidationError("Give either a prefix or --range.") }
     }
 
+    var isGiven: Bool { prefix != nil || range != nil }
+
     /// - Throws: `CommandFailure` with status 64 or 65.
     var keyRange: KeyRange {
         get throws {
-            if let range { return try Self.keyRange(range, bytes) }
+            if let range { return try Self.keyRange(range) { try bytes.bytes($0, name: "range") } }
             guard let prefix, !prefix.isEmpty else { return .all }
-            return KeyRange(prefix: try bytes.bytes(prefix, name: "prefix"))
+            return .prefix(try bytes.bytes(prefix, name: "prefix"))
         }
     }
 
-    static func keyRange(_ text: String, _ bytes: BytesOptions) throws -> KeyRange {
+    /// - Parameter bytes: How a key is written.
+    static func keyRange(_ text: String, _ bytes: (String) throws -> [UInt8]) throws -> KeyRange {
         let halves = text.split(separator: "..", omittingEmptySubsequences: false)
         guard halves.count == 2, !halves[0].hasSuffix("."), !halves[1].hasPrefix(".") else {
             throw CommandFailure(
                 .usage, "'\(text)' is no range", why: "expected: A..B, A.. or ..B, with '..' once",
                 remedy: "write keys that contain points in hexadecimal, with --hex")
         }
-        let lower = try bytes.bytes(String(halves[0]), name: "range")
-        let upper = halves[1].isEmpty ? nil : try bytes.bytes(String(halves[1]), name: "range")
+        let lower = try bytes(String(halves[0]))
+        let upper = halves[1].isEmpty ? nil : try bytes(String(halves[1]))
         if let upper, !lower.lexicographicallyPrecedes(upper) {
             throw CommandFailure(
                 .usage, "the range '\(text)' is empty", why: "its end is not behind its beginning, byte by byte",
                 remedy: "swap them, or choose a later end")
         }
-        return KeyRange(lower: lower, upper: upper)
+        return KeyRange(from: lower, to: upper)
     }
 }
 
@@ -49,7 +52,6 @@ extension KeyRange {
     /// For people, and the same for the same range.
     var text: String {
         if self == .all { return "all keys" }
-        let upper = upper.map { Bytes.shown($0) } ?? ""
-        return "\(Bytes.shown(lower))..\(upper)"
+        return "\(ByteText.quoted(lower))..\(upper.map { ByteText.quoted($0) } ?? "")"
     }
 }

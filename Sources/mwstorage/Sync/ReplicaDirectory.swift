@@ -143,13 +143,14 @@ final class ReplicaDirectory {
 
     // MARK: Reading
 
-    /// Calls `body` with each entry of `range` in order until it returns false.
-    func scan(_ range: KeyRange, _ direction: ScanDirection, _ body: (Entry) -> Bool) throws {
+    /// Calls `body` with each entry from `lower` up to, and without, `upper`, in order, until it returns false.
+    func scan(from lower: [UInt8], to upper: [UInt8]?, backward: Bool = false, _ body: (Entry) -> Bool) throws {
         guard let position else { return }
         let prefix = Self.key([], in: position.copy)
         let snapshot = try engine.snapshot()
-        let upper = range.upper.map { prefix + $0 } ?? KeyRange(prefix: prefix).upper
-        try unsafe snapshot.scan(KeyRange(lower: prefix + range.lower, upper: upper).engineRange(in: .data), direction) { key, value in
+        let upper = upper.map { prefix + $0 } ?? KeyRange(prefix: prefix).upper
+        let range = KeyRange(lower: prefix + lower, upper: upper).engineRange(in: .data)
+        try unsafe snapshot.scan(range, backward ? .backward : .forward) { key, value in
             let entry = unsafe Entry(
                 key: Array(key.dropFirst(1 + prefix.count)), value: Array(value.dropFirst(8)), revision: Self.number(Array(value.prefix(8)))
             )

@@ -1,4 +1,5 @@
 import ArgumentParser
+import MWClient
 import MWPKI
 
 /// A revision as commands print it and take it: `INCARNATION:NUMBER`. The incarnation, 32 hexadecimal digits, says of which store; a bare
@@ -21,6 +22,10 @@ struct RevisionText: Hashable, Sendable, ExpressibleByArgument, CustomStringConv
         else { return nil }
         self.init(incarnation: incarnation, number: number)
     }
+
+    init(_ revision: Revision) { self.init(incarnation: revision.incarnation.bytes, number: revision.number) }
+
+    var revision: Revision { Revision(incarnation: Incarnation(incarnation) ?? .unknown, number: number) }
 
     var description: String { "\(Hex.encode(incarnation)):\(number)" }
 

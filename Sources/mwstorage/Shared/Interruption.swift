@@ -3,8 +3,11 @@ import UnixSignals
 
 /// Runs what may be stopped by SIGINT and SIGTERM, and lets it clean up.
 enum Interruption {
+    /// - Parameter isQuiet: To be stopped is how it ends: there is nothing to say.
     /// - Throws: what `body` throws; after a signal, `CommandFailure` with status 130 or 143.
-    static func stopping<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) async throws -> Value {
+    static func stopping<Value: Sendable>(
+        isQuiet: Bool = false, _ body: @escaping @Sendable () async throws -> Value
+    ) async throws -> Value {
         // Before the start, so that no signal meets its default.
         let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
         return try await withThrowingTaskGroup(of: Event<Value>.self) { group in
@@ -25,12 +28,12 @@ enum Interruption {
                 case .ended(let result):
                     group.cancelAll()
                     // It was as good as done when the signal came.
-                    if case .success(let value) = result { return value }
-                    if let signal { throw stopped(by: signal) }
+                    if case .success(let value) = result, !isQuiet || signal == nil { return value }
+                    if let signal { throw stopped(by: signal, isQuiet) }
                     return try result.get()
                 }
             }
-            throw stopped(by: signal ?? .sigterm)
+            throw stopped(by: signal ?? .sigterm, isQuiet)
         }
     }
 
@@ -40,9 +43,11 @@ enum Interruption {
         case listenerEnded
     }
 
-    private static func stopped(by signal: UnixSignal) -> CommandFailure {
-        CommandFailure(
-            signal == .sigint ? .interrupted : .terminated, "stopped before it was done", why: "by a signal",
+    private static func stopped(by signal: UnixSignal, _ isQuiet: Bool) -> CommandFailure {
+        let status: ExitStatus = signal == .sigint ? .interrupted : .terminated
+        if isQuiet { return .silent(status) }
+        return CommandFailure(
+            status, "stopped before it was done", why: "by a signal",
             remedy: "run it again: an order under way is resumed", code: "cancelled")
     }
 }
