@@ -17,8 +17,7 @@ final class Committer: @unchecked Sendable {
     private var isSleeping = false
     private var hasEnded = false
 
-    private var merged = WriteBatch()
-    private var prefixes: PrefixCounter
+    private var machine: StoreMachine
     private var recovery = Recovery()
 
     private let isStopping = Atomic<Bool>(false)
@@ -28,8 +27,6 @@ final class Committer: @unchecked Sendable {
     private let engine: ReopenableEngine
     let options: StorageOptions
     let published: PublishedState
-    var nextDeadline: Duration? { nil }
-    func runCommits() {}
 
     private struct Shared {
         var health = StorageHealth.writable
@@ -40,20 +37,30 @@ final class Committer: @unchecked Sendable {
     }
 
     private struct Recovery {
-        var deadline: ContinuousClock.Instant?
+        /// By the clock of the options.
+        var deadline: Duration?
         var delay = Duration.zero
     }
 
     init(engine: ReopenableEngine, options: StorageOptions) throws(StorageError) {
         self.engine = engine
         self.options = options
-        let identity = engine.identity
+        self.machine = try Committer.machine(of: engine, options)
         self.published = PublishedState(
-            incarnation: identity.incarnation, revision: identity.revision, compacted: identity.compacted, usage: StorageUsage())
-        self.prefixes = try engine.withEngine { (engine) throws(StorageError) in try PrefixCounter(readingFrom: engine) }
+            incarnation: engine.identity.incarnation, revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage
+        )
+    }
+
+    private static func machine(of engine: ReopenableEngine, _ options: StorageOptions) throws(StorageError) -> StoreMachine {
+        let opened = OpenedMachine()
+        try engine.withEngine { (engine) throws(StorageError) in
+            opened.machine = try StoreMachine.reading(engine, options)
+        }
+        return opened.take()
     }
 
     func start() throws(StorageError) {
+        guard options.commits == .thread else { return }
         let thread = try WorkerThread(name: "mw-commit") { self.run() }
         shared.withLock { $0.thread = thread }
     }
@@ -68,6 +75,7 @@ final class Committer: @unchecked Sendable {
             return state.thread
         }
         thread?.join()
+        if options.commits == .manual { end() }
     }
 
     // MARK: The submitters' side
@@ -143,19 +151,11 @@ final class Committer: @unchecked Sendable {
     // MARK: The commit thread
 
     private func run() {
-        while let work = takeWork() {
-            if !work.isEmpty {
-                switch health {
-                case .writable: commit(work)
-                case .degraded(let error): finish(work, with: error)
-                }
-            }
-            recoverIfDue()
-        }
+        while let work = takeWork() { process(work) }
         engine.close(syncing: health == .writable)
     }
 
-    /// Everything flushed by now; nothing when it is time to try a recovery; nil at the end.
+    /// Everything flushed by now; nothing when something else is due; nil at the end.
     private func takeWork() -> [RequestQueue]? {
         lock.withLock {
             while queue.isEmpty {
@@ -163,78 +163,91 @@ final class Committer: @unchecked Sendable {
                     hasEnded = true
                     return nil
                 }
-                let timeout = recovery.deadline.map { max(.zero, ContinuousClock.now.duration(to: $0)) }
+                let timeout = dueTime.map { max(.zero, $0 - options.clock()) }
                 if timeout == .zero { return [] }
                 isSleeping = true
                 lock.wait(atMost: timeout)
                 isSleeping = false
             }
-            var work: [RequestQueue] = []
-            swap(&work, &queue)
-            return work
+            return takeQueue()
         }
     }
 
+    /// Only with the lock.
+    private func takeQueue() -> [RequestQueue] {
+        var work: [RequestQueue] = []
+        swap(&work, &queue)
+        return work
+    }
+
+    /// When, by the clock, there is something to do though nobody asks for anything.
+    private var dueTime: Duration? { health == .writable ? machine.nextDeadline : recovery.deadline }
+
+    private var isDue: Bool { dueTime.map { $0 <= options.clock() } ?? false }
+
+    private func process(_ work: [RequestQueue]) {
+        switch health {
+        case .writable: if !work.isEmpty || isDue { commit(work) }
+        case .degraded(let error): finish(work, with: error)
+        }
+        recoverIfDue()
+    }
+
+    // MARK: Without a thread
+
+    func runCommits() {
+        precondition(options.commits == .manual, "a store with a commit thread")
+        while true {
+            let work = lock.withLock { takeQueue() }
+            guard !work.isEmpty || isDue else { return }
+            process(work)
+        }
+    }
+
+    var nextDeadline: Duration? {
+        precondition(options.commits == .manual, "a store with a commit thread")
+        return dueTime
+    }
+
+    /// What was flushed is committed; then the engine is closed.
+    private func end() {
+        let work = lock.withLock { () -> [RequestQueue]? in
+            if hasEnded { return nil }
+            hasEnded = true
+            return takeQueue()
+        }
+        guard let work else { return }
+        process(work)
+        engine.close(syncing: health == .writable)
+    }
+
+    // MARK: Commits
+
     private func commit(_ work: [RequestQueue]) {
-        let before = published.revision
-        var revision = before
         do throws(StorageError) {
-            defer { merged.removeAll() }
-            for queue in work {
-                var start = WriteBatch.start
-                for request in queue.requests {
-                    var result = CommitOutcome.Result.failed(
-                        StorageError(.invalidRequest, subject: "store", found: "a request that it does not know yet"))
-                    switch request.kind {
-                    case .write:
-                        if request.end.operationCount > start.operationCount { revision = revision.next }
-                        let count = try merge(queue, from: start, to: request.end, revision)
-                        result = .written(Written(revision: revision, changes: count))
-                    case .allocatePrefix:
-                        result = prefixes.grant().map { .prefix($0, isRepeated: false) } ?? .failed(.prefixesExhausted)
-                    case .reservePrefixes(let below):
-                        prefixes.reserve(below: below)
-                        result = .done
-                    default: break
-                    }
-                    queue.outcomes.append(CommitOutcome(token: request.token, result: result))
-                    start = request.end
-                }
+            try engine.withEngine { (engine) throws(StorageError) in
+                machine.commitBegan(now: options.clock(), wallTime: options.wallClock(), engine)
+                for queue in work { machine.requestsReceived(queue, engine) }
+                try machine.commitEnded()
             }
-            merged.putMeta(MetaRecord.revisionKey, revision.number)
-            try prefixes.store(in: &merged)
-            try engine.apply(merged, sync: options.durability == .sync, revision: revision)
+            if !machine.changes.batch.isEmpty {
+                try engine.apply(machine.changes.batch, sync: options.durability == .sync, revision: machine.revision)
+            }
         } catch {
             degrade(error)
             finish(work, with: error)
             return
         }
-        published.publish(revision: revision, compacted: .zero, usage: StorageUsage())
-        finish(work, with: nil)
-    }
-
-    /// Adds the changes of a request to the commit.
-    ///
-    /// - Returns: how many they are.
-    private func merge(
-        _ queue: RequestQueue, from start: WriteBatch.Mark, to end: WriteBatch.Mark, _ revision: Revision
-    ) throws(StorageError) -> Int {
-        var count = 0
-        var failure: StorageError?
-        unsafe queue.batch.forEach(from: start, to: end) { change in
-            count += 1
-            do throws(StorageError) {
-                switch unsafe change {
-                case .put(let key, let value):
-                    let dataKey = unsafe UnsafeRawBufferPointer(rebasing: key.dropFirst())
-                    try unsafe merged.putData(key: dataKey, value: value, revision: revision)
-                case .remove(let key):
-                    try unsafe merged.remove(key: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
-                }
-            } catch { failure = error }
+        published.publish(revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage)
+        if !machine.changes.requests.isEmpty {
+            let observers = shared.withLock { $0.observers }
+            if !observers.isEmpty {
+                let commit = Commit(
+                    previousRevision: machine.previousRevision, lastRevision: machine.revision, changes: machine.changes)
+                for entry in observers { entry.observer.committed(commit) }
+            }
         }
-        if let failure { throw failure }
-        return count
+        finish(work, with: nil)
     }
 
     /// Tells every submitter once, then lets its queues be filled again.
@@ -268,21 +281,35 @@ final class Committer: @unchecked Sendable {
         // What is corrupt stays so: opening it again could only cost the readers what they still have.
         if error.code != .corrupt {
             recovery.delay = options.limits.firstRecoveryDelay
-            recovery.deadline = .now + recovery.delay
+            recovery.deadline = options.clock() + recovery.delay
         }
         change(to: .degraded(error))
     }
 
     private func recoverIfDue() {
-        guard let deadline = recovery.deadline, deadline <= .now else { return }
+        guard let deadline = recovery.deadline, deadline <= options.clock() else { return }
         do throws(StorageError) {
             try engine.reopen()
+            // What had failed may be there, or not.
+            let opened = try Committer.machine(of: engine, options)
+            machine.replace(with: opened)
+            published.publish(revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage)
             recovery = Recovery()
             change(to: .writable)
         } catch {
             recovery.delay = min(recovery.delay * 2, options.limits.maximumRecoveryDelay)
-            recovery.deadline = .now + recovery.delay
+            recovery.deadline = options.clock() + recovery.delay
             change(to: .degraded(error))
+        }
+    }
+
+    /// Brings a machine out of a closure.
+    private final class OpenedMachine {
+        var machine: StoreMachine?
+
+        func take() -> StoreMachine {
+            guard let machine = machine.take() else { preconditionFailure("an engine that is open runs the closure") }
+            return machine
         }
     }
 

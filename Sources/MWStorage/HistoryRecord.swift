@@ -77,6 +77,18 @@ extension WriteBatch {
         if let value = unsafe change.value { unsafe appendCounted(value) }
     }
 
+    /// Appends a change, whose key and value are in this batch, to the open history record.
+    mutating func appendChange(key: Range<Int>, value: Range<Int>?, previousRevision: Revision, lease: LeaseID?) {
+        appendValue((lease == nil ? 0 : HistoryRecord.leaseFlag) | (value == nil ? HistoryRecord.removalFlag : 0))
+        appendValue(previousRevision.number)
+        if let lease { appendValue(lease.number) }
+        appendValue(UInt32(key.count))
+        appendCopy(of: key)
+        guard let value else { return }
+        appendValue(UInt32(value.count))
+        appendCopy(of: value)
+    }
+
     /// Forgets the changes of `revision`.
     package mutating func removeHistory(of revision: Revision) throws(StorageError) {
         try remove(in: .history, HistoryRecord.key(of: revision))

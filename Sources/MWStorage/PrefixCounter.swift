@@ -34,7 +34,13 @@ struct PrefixCounter {
     }
 
     /// Prefixes below `below` are never given out.
-    mutating func reserve(below: UInt32) { next = max(next, min(below, PrefixCounter.maximum + 1)) }
+    ///
+    /// - Returns: whether some of them could have been.
+    mutating func reserve(below: UInt32) -> Bool {
+        let reserved = max(next, min(below, PrefixCounter.maximum + 1))
+        defer { next = reserved }
+        return reserved != next
+    }
 
     func store(in batch: inout WriteBatch) throws(StorageError) {
         try batch.put(in: .meta, PrefixCounter.key, (0..<4).map { UInt8(truncatingIfNeeded: next >> ($0 * 8)) })

@@ -6,6 +6,7 @@
 //                 "compacted"  8  history reaches back to behind this revision
 //                 "incarnation" 16  of this store                                          MetaRecord
 //                 "lease"      8  the last lease that was granted
+//                 "history"    8  bytes of the history records that can be asked for, about
 //
 //   1 data        key = what the client calls it                                           StoredValue
 //                 0  8  revision that put it
@@ -55,6 +56,9 @@ package struct StoredValue {
     static let leaseFlag: UInt8 = 1
     /// In front of a value that has no lease.
     static let plainOverheadBytes = 9
+
+    /// What is in front of a value.
+    static func overheadBytes(_ lease: LeaseID?) -> Int { plainOverheadBytes + (lease == nil ? 0 : MemoryLayout<UInt64>.size) }
 
     /// Takes an envelope apart; nil if it is damaged.
     @inline(__always)
@@ -122,6 +126,7 @@ package enum MetaRecord {
     package static let compactedKey = Array("compacted".utf8)
     package static let incarnationKey = Array("incarnation".utf8)
     package static let lastLeaseKey = Array("lease".utf8)
+    package static let historyBytesKey = Array("history".utf8)
 
     /// The integer under `key`; nil if there is none.
     package static func read<I: FixedWidthInteger>(

@@ -13,6 +13,16 @@ package struct StorageLimits: Sendable {
 
     /// Requests for which an emptied queue keeps memory.
     static let maximumIdleRequests = 1024
+    /// Places in the table of a commit's keys that it keeps.
+    static let maximumIdleOverlaySlots = 16_384
+    /// Revisions of history that one commit takes off the disk, beside as many as it makes: nobody waits for that.
+    static let maximumTrimmedPerCommit = 4096
+    /// Keys and outcomes that one commit removes because leases and sessions are over; the next one goes on.
+    static let maximumExpiredPerCommit = 16_384
+    /// Until a lease is looked at again whose keys could not be read.
+    static let expiryRetryDelay: Duration = .seconds(10)
+    /// Acknowledged outcomes that stay stored until they go together.
+    static let acknowledgementSlack: UInt64 = 32
     /// Conditions and operations of a transaction: all of them run while every other write waits.
     package static let maximumTransactionSteps = 4096
     /// Bytes of the keys and values that one transaction answers with, which are kept with its outcome.

@@ -12,6 +12,8 @@
 //
 // This is the layout that LevelDB and RocksDB give to their own batches, so that RocksDB takes the buffer as it is.
 
+import Glibc
+
 /// Changes to apply together: appended without an allocation each, and reused.
 @safe
 package struct WriteBatch: ~Copyable, @unchecked Sendable {
@@ -139,6 +141,36 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
             rest >>= 7
         }
         operationCount += 1
+    }
+
+    /// Appends bytes of this batch to the value of the open put.
+    mutating func appendCopy(of range: Range<Int>) {
+        reserve(range.count)
+        unsafe (base + byteCount).copyMemory(from: base + range.lowerBound, byteCount: range.count)
+        byteCount += range.count
+    }
+
+    /// A copy of the bytes at `range`.
+    borrowing func bytes(at range: Range<Int>) -> [UInt8] {
+        unsafe Array(UnsafeRawBufferPointer(start: base + range.lowerBound, count: range.count))
+    }
+
+    /// Whether the bytes at `range` are those of `key`.
+    borrowing func holds(_ key: UnsafeRawBufferPointer, at range: Range<Int>) -> Bool {
+        guard range.count == key.count else { return false }
+        guard let start = key.baseAddress else { return true }
+        return unsafe memcmp(start, base + range.lowerBound, range.count) == 0
+    }
+
+    /// Where the key, without its keyspace, of the operation is that was appended at `mark`.
+    static func keyRange(ofOperationAt mark: Mark, keyBytes: Int) -> Range<Int> {
+        var start = mark.byteCount + 3
+        var rest = (keyBytes + 1) >> 7
+        while rest > 0 {
+            start += 1
+            rest >>= 7
+        }
+        return start..<start + keyBytes
     }
 
     /// Overwrites the first bytes of each value that was put into `keyspace` between two marks with `integer`, big endian.

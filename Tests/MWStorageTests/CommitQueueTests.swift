@@ -181,6 +181,7 @@ import Testing
     @Test("an observer sees each request's changes and origin, in commit order, before its outcome is delivered")
     func observers() async throws {
         try await withStore { storage, _ in
+            try await storage.put([3], [3])
             let recorder = Recorder()
             let observation = storage.observe(recorder)
             let (deliveries, continuation) = AsyncStream.makeStream(of: Void.self)
@@ -191,6 +192,7 @@ import Testing
             try submitter.submit(token: 5) { (batch) throws(StorageError) in
                 try batch.put([1], [2])
                 try batch.remove([3])
+                try batch.remove([2])
             }
             try submitter.allocatePrefix(token: 6)
             try submitter.submit(token: 7) { (batch) throws(StorageError) in try batch.put([4], []) }
@@ -201,7 +203,7 @@ import Testing
             #expect(
                 recorder.lines == [
                     "\(submitter.identifier)/5: [1]=[2] [3]-", "\(submitter.identifier)/7: [4]=[]", "done 5", "done 6", "done 7",
-                    "\(own)/1: [9]=[9]",
+                    "\(own)/2: [9]=[9]",
                 ])
             observation.cancel()
             try await storage.put([9], [8])

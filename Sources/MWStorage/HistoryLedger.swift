@@ -1,0 +1,92 @@
+/// How much history there is, and how old: in spans of revisions, so that nobody has to read it for knowing what to forget.
+struct HistoryLedger {
+    private struct Span {
+        var last: Revision
+        var bytes: Int
+        /// When its first revision was made.
+        let began: Duration
+    }
+
+    /// Oldest first.
+    private var spans: [Span] = []
+    /// How many of them, in front, have been forgotten.
+    private var forgotten = 0
+    /// Revisions up to this one have been forgotten.
+    private(set) var compacted: Revision
+    private(set) var byteCount = 0
+
+    /// Of each bound, the part that a span may take: what is kept is by so much less than what may be.
+    private static let spansPerBound = 128
+
+    /// - Parameter began: when the oldest revision was made.
+    init(compacted: Revision, last: Revision, bytes: Int, began: Duration) {
+        self.compacted = compacted
+        guard last > compacted else { return }
+        self.byteCount = bytes
+        spans.append(Span(last: last, bytes: bytes, began: began))
+    }
+
+    var last: Revision { spans.last?.last ?? compacted }
+    var revisionCount: Int { Int(last.number - compacted.number) }
+
+    mutating func append(_ revision: Revision, bytes: Int, at now: Duration, _ limits: StorageLimits) {
+        byteCount += bytes
+        if let last = spans.indices.last, last >= forgotten, fits(spans[last], bytes, now, limits) {
+            spans[last].last = revision
+            spans[last].bytes += bytes
+        } else {
+            spans.append(Span(last: revision, bytes: bytes, began: now))
+        }
+    }
+
+    private func fits(_ span: Span, _ bytes: Int, _ now: Duration, _ limits: StorageLimits) -> Bool {
+        let first = spans.count - forgotten > 1 ? spans[spans.count - 2].last : compacted
+        let parts = HistoryLedger.spansPerBound
+        return Int(span.last.number - first.number) < max(1, limits.maximumHistoryRevisions / parts)
+            && span.bytes + bytes <= max(1, limits.maximumHistoryBytes / parts)
+            && now - span.began <= limits.maximumHistoryAge / parts
+    }
+
+    /// Forgets whole spans until the bounds are kept.
+    mutating func trim(to limits: StorageLimits, at now: Duration) {
+        while forgotten < spans.count {
+            let span = spans[forgotten]
+            guard
+                revisionCount > limits.maximumHistoryRevisions || byteCount > limits.maximumHistoryBytes
+                    || span.began + limits.maximumHistoryAge <= now
+            else { break }
+            forget(span)
+        }
+        compactSpans()
+    }
+
+    /// Forgets up to and with `revision`.
+    mutating func compact(to revision: Revision) {
+        while forgotten < spans.count, spans[forgotten].last <= revision { forget(spans[forgotten]) }
+        compactSpans()
+        guard revision > compacted, forgotten < spans.count else { return }
+        // A part of a span: take it that its revisions are alike.
+        let part = Double(revision.number - compacted.number) / Double(spans[forgotten].last.number - compacted.number)
+        let bytes = Int(Double(spans[forgotten].bytes) * part)
+        spans[forgotten].bytes -= bytes
+        byteCount -= bytes
+        compacted = revision
+    }
+
+    /// When the oldest revision will be too old.
+    func nextDeadline(_ limits: StorageLimits) -> Duration? {
+        forgotten < spans.count ? spans[forgotten].began + limits.maximumHistoryAge : nil
+    }
+
+    private mutating func forget(_ span: Span) {
+        compacted = span.last
+        byteCount -= span.bytes
+        forgotten += 1
+    }
+
+    private mutating func compactSpans() {
+        guard forgotten == spans.count || forgotten > HistoryLedger.spansPerBound else { return }
+        spans.removeFirst(forgotten)
+        forgotten = 0
+    }
+}
