@@ -181,14 +181,20 @@ extension NativeWatches {
             revision: watcher.machine.position, isWithoutValues: watcher.topic.topic.isWithoutValues,
             maximumBytes: loop.loop.limits.maximumMessageBytes)
         while let range = rest.first, writer.byteCount < WatchLoop.pageBytes {
-            let limit = WatchLoop.pageBytes - writer.byteCount
-            let page = try state.snapshot.watchEntries(range, bytes: limit, isKeysOnly: watcher.topic.topic.isWithoutValues)
-            for entry in page.entries { writer.append(entry) }
-            if let last = page.last, page.hasMore {
-                rest[rest.startIndex] = range.following(last, .forward)
-            } else {
-                rest.removeFirst()
+            var last: [UInt8]?
+            try unsafe state.snapshot.scan(range) { key, stored in
+                guard writer.byteCount < WatchLoop.pageBytes else {
+                    last = writer.lastKey
+                    return false
+                }
+                unsafe writer.append(key, stored)
+                return true
             }
+            guard let last else {
+                rest.removeFirst()
+                continue
+            }
+            rest[rest.startIndex] = range.following(last, .forward)
         }
         guard let events = writer.finish() else { return self.end(watcher, .tooBigToTell(loop.loop.limits.maximumMessageBytes)) }
         for fields in events {
@@ -225,7 +231,7 @@ extension NativeWatches {
     private func resync(_ watcher: Watcher, _ reason: String, _ loop: WatchLoop) {
         do throws(StorageError) {
             let snapshot = try loop.snapshot()
-            watcher.machine.resynced(at: snapshot.watchRevision.number)
+            watcher.machine.resynced(at: snapshot.revision.number)
             watcher.beginState(snapshot, at: loop.loop.now)
             self.sendResync(watcher, reason, loop)
         } catch {
@@ -238,7 +244,7 @@ extension NativeWatches {
         var event = NativeResync()
         event.reason = reason
         event.revision = Int64(clamping: watcher.machine.position)
-        event.incarnation = loop.storage.incarnation.wireBytes
+        event.incarnation = ByteBuffer(integer: loop.storage.incarnation.number)
         self.send(event, .resync, watcher.id)
     }
 }

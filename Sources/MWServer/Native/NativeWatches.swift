@@ -110,7 +110,7 @@ final class NativeWatches {
             do throws(StorageError) {
                 let taken = try loop.snapshot()
                 snapshot = taken
-                start = .state(taken.watchRevision.number)
+                start = .state(taken.revision.number)
             } catch {
                 throw NativeFailure(watching: error)
             }
@@ -122,7 +122,7 @@ final class NativeWatches {
         loop.begin(watcher)
         var reply = NativeWatching()
         reply.revision = Int64(clamping: watcher.machine.position)
-        reply.incarnation = storage.incarnation.wireBytes
+        reply.incarnation = ByteBuffer(integer: storage.incarnation.number)
         self.reply(NativeWatch.self, reply, id)
         if isResync, let after = request.after {
             self.sendResync(watcher, "the history behind revision \(after) has been forgotten", loop)
@@ -148,7 +148,7 @@ final class NativeWatches {
     }
 
     private static func check(_ after: Int64, _ incarnation: ByteBuffer, _ storage: Storage) throws(NativeFailure) {
-        let own = storage.incarnation.wireBytes
+        let own = ByteBuffer(integer: storage.incarnation.number)
         guard incarnation.readableBytes == own.readableBytes else {
             throw NativeFailure(
                 .invalidArgument, "a revision to begin after, and \(incarnation.readableBytes) bytes to say of which store it is",

@@ -9,11 +9,23 @@ struct StatePageWriter {
     private let maximumBytes: Int
     private var events: [ByteBuffer] = []
     private var fields = ByteBuffer()
+    private var lastKeyRange = 0..<0
     private var isTooBig = false
-    /// Of the revision's field.
-    private static let headBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
     /// Of all entries.
     private(set) var byteCount = 0
+
+    /// Of the revision's field.
+    private static let headBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
+
+    // As in the fields of `NativeState` and `NativeEntry`.
+    private enum Tag {
+        static let revision: NativeTag = 1
+        static let entry: NativeTag = 2
+        static let key: NativeTag = 1
+        static let value: NativeTag = 2
+        static let entryRevision: NativeTag = 3
+        static let lease: NativeTag = 4
+    }
 
     init(revision: UInt64, isWithoutValues: Bool, maximumBytes: Int) {
         self.revision = Int64(clamping: revision)
@@ -21,21 +33,24 @@ struct StatePageWriter {
         self.maximumBytes = maximumBytes - NativeFrame.headerBytes
     }
 
-    mutating func append(_ entry: NativeEntry) {
-        var entry = entry
-        if self.isWithoutValues { entry.value = ByteBuffer() }
+    mutating func append(_ key: UnsafeRawBufferPointer, _ stored: StoredValue) {
         self.begin()
         let start = self.fields.writerIndex
-        self.write(entry)
+        unsafe self.write(key, stored)
         if self.fields.readableBytes > self.maximumBytes, start > Self.headBytes {
             self.fields.moveWriterIndex(to: start)
             self.events.append(self.fields)
             self.fields = ByteBuffer()
             self.begin()
-            self.write(entry)
+            unsafe self.write(key, stored)
         }
         if self.fields.readableBytes > self.maximumBytes { self.isTooBig = true }
-        self.byteCount += entry.key.readableBytes + entry.value.readableBytes
+        self.byteCount += unsafe key.count + (self.isWithoutValues ? 0 : stored.bytes.count) + Self.headBytes
+    }
+
+    /// Of the last entry.
+    var lastKey: [UInt8]? {
+        self.fields.getBytes(at: self.lastKeyRange.lowerBound, length: self.lastKeyRange.count)
     }
 
     /// The fields of each event; nil if an entry is too large for any.
@@ -47,10 +62,19 @@ struct StatePageWriter {
     }
 
     private mutating func begin() {
-        if self.fields.readableBytes == 0 { self.fields.writeNativeField(1, self.revision) }
+        if self.fields.readableBytes == 0 { self.fields.writeNativeField(Tag.revision, self.revision) }
     }
 
-    private mutating func write(_ entry: NativeEntry) {
-        self.fields.writeNativeField(2) { entry.writeNativeValue(to: &$0) }
+    private mutating func write(_ key: UnsafeRawBufferPointer, _ stored: StoredValue) {
+        let isWithoutValues = self.isWithoutValues
+        var keyStart = 0
+        self.fields.writeNativeField(Tag.entry) { buffer in
+            keyStart = buffer.writerIndex + NativeFields.headerBytes
+            unsafe buffer.writeNativeField(Tag.key, key)
+            if !isWithoutValues { unsafe buffer.writeNativeField(Tag.value, stored.bytes) }
+            buffer.writeNativeField(Tag.entryRevision, Int64(clamping: stored.revision.number))
+            if let lease = stored.lease { buffer.writeNativeField(Tag.lease, Int64(clamping: lease.number)) }
+        }
+        self.lastKeyRange = keyStart..<keyStart + key.count
     }
 }

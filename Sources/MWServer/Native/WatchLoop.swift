@@ -160,7 +160,7 @@ package final class WatchLoop {
 
     /// A state to begin with; those who begin together share it.
     func snapshot() throws(StorageError) -> StorageSnapshot {
-        if let latest = self.latestSnapshot, latest.watchRevision == self.storage.revision { return latest }
+        if let latest = self.latestSnapshot, latest.revision == self.storage.revision { return latest }
         let made = try self.storage.snapshot()
         self.latestSnapshot = made
         return made
