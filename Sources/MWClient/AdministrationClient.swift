@@ -30,16 +30,7 @@ package final class AdministrationClient: Sendable {
     /// - Throws: ``ClientError``; `forbidden` when the access policy says no, `protocolMismatch` when the server does not speak the native
     ///   protocol or has no such request.
     package func ask<Request: NativeRequest>(_ request: Request, timeout: Duration? = nil) async throws -> Request.Reply {
-        guard case .fields(let fields) = try await self.core.call(.init(request), timeout) else {
-            throw ClientError(.protocolMismatch, subject: "\(Request.kind)", what: "the answer is of another kind than the request")
-        }
-        do {
-            return try Request.Reply(fields)
-        } catch {
-            throw ClientError(
-                .protocolMismatch, subject: "\(Request.kind)", what: "the answer cannot be read", found: error.found,
-                expected: error.expected, remedy: "use a client of the server's version", underlying: error)
-        }
+        try await self.core.ask(request, timeout).0
     }
 
     /// Every connection of the server, however many pages that takes.

@@ -5,11 +5,12 @@ import Synchronization
 /// What every client is made of: an engine on its event loop, and the way to it from any task.
 final class ClientCore: Sendable {
     let shared: ClientEngine.Shared
+    let clientProtocol: ClientProtocol
     private let engine: NIOLoopBoundBox<ClientEngine>
-    private let eventLoop: any EventLoop
+    let eventLoop: any EventLoop
     private let inbox = CallInbox()
     private let limits: StorageClientConfiguration.Limits
-    private let requestTimeout: Duration
+    let requestTimeout: Duration
 
     /// - Throws: ``ClientError`` with `invalidArgument`.
     init(
@@ -18,6 +19,7 @@ final class ClientCore: Sendable {
     ) throws {
         try configuration.validate()
         self.eventLoop = eventLoop
+        self.clientProtocol = clientProtocol
         self.limits = configuration.limits
         self.requestTimeout = configuration.timeouts.request
         self.shared = ClientEngine.Shared(queue: configuration.queue)
@@ -72,11 +74,8 @@ final class ClientCore: Sendable {
     /// - Parameter timeout: from now to the result, waiting for a connection included; `timeouts.request` if not given.
     /// - Throws: ``ClientError``.
     func call(_ request: Request, _ timeout: Duration?) async throws -> Answer {
-        let bytes = request.maximumMessageBytes
-        guard bytes <= self.limits.maximumMessageBytes else {
-            throw ClientError(
-                .invalidArgument, subject: "\(request.kind)", what: "is too large for one message", found: "\(bytes) bytes",
-                expected: "at most \(self.limits.maximumMessageBytes)", remedy: "split it into several calls")
+        guard request.maximumMessageBytes <= self.limits.maximumMessageBytes else {
+            throw ClientError.tooLarge(request, maximum: self.limits.maximumMessageBytes)
         }
         let deadline = self.eventLoop.now + TimeAmount(timeout ?? self.requestTimeout)
         let id = self.inbox.makeID()
@@ -88,6 +87,26 @@ final class ClientCore: Sendable {
             }
         } onCancel: {
             self.submit(.cancel(id))
+        }
+    }
+
+    /// Sends a request whose answer nobody heeds on the connection in use, or on none.
+    ///
+    /// - Parameter onlyOn: only if it is this one.
+    func post(_ request: Request, onlyOn connection: UInt64? = nil) { self.submit(.post(request, onlyOn: connection)) }
+
+    // MARK: Time
+
+    /// Sleeps by the event loop's clock, which a test may drive; throws `CancellationError`.
+    func sleep(until deadline: NIODeadline) async throws {
+        let sleeper = Sleeper()
+        try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { continuation in
+                guard sleeper.begin(continuation) else { return }
+                self.eventLoop.scheduleTask(deadline: deadline) { sleeper.end(.success(())) }
+            }
+        } onCancel: {
+            sleeper.end(.failure(CancellationError()))
         }
     }
 
@@ -107,5 +126,37 @@ final class ClientCore: Sendable {
 
     private func onLoop(_ body: @escaping @Sendable (ClientEngine) -> Void) {
         self.eventLoop.execute { [engine] in body(engine.value) }
+    }
+}
+
+/// One sleep: ends once, by its time or by cancellation, which may come before it began.
+final class Sleeper: Sendable {
+    private enum State {
+        case new
+        case waiting(CheckedContinuation<Void, any Error>)
+        case ended(Result<Void, any Error>)
+    }
+
+    private let state = Mutex(State.new)
+
+    /// - Returns: false: it has ended already.
+    func begin(_ continuation: CheckedContinuation<Void, any Error>) -> Bool {
+        let ended: Result<Void, any Error>? = self.state.withLock { state in
+            if case .ended(let result) = state { return result }
+            state = .waiting(continuation)
+            return nil
+        }
+        guard let ended else { return true }
+        continuation.resume(with: ended)
+        return false
+    }
+
+    func end(_ result: Result<Void, any Error>) {
+        let continuation: CheckedContinuation<Void, any Error>? = self.state.withLock { state in
+            defer { if case .ended = state {} else { state = .ended(result) } }
+            if case .waiting(let continuation) = state { return continuation }
+            return nil
+        }
+        continuation?.resume(with: result)
     }
 }

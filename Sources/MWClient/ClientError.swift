@@ -40,6 +40,16 @@ public struct ClientError: Error, Sendable, CustomStringConvertible {
         public static let closed = Code("closed")
         /// The call's or the configuration's arguments cannot be served; nothing was sent. Exit code 64 or 65.
         public static let invalidArgument = Code("invalidArgument")
+        /// The subprotocol that the client is configured to speak has no such call; nothing was sent. Exit code 64.
+        public static let unsupported = Code("unsupported")
+        /// The history from there on has been forgotten: read afresh. Exit code 75.
+        public static let compacted = Code("compacted")
+        /// The revision is one of another store, or of this one before it was restored: read afresh. Exit code 75.
+        public static let wrongIncarnation = Code("wrongIncarnation")
+        /// The snapshot that was read from is gone, and the store has changed since: begin again. Exit code 75.
+        public static let snapshotLost = Code("snapshotLost")
+        /// The lease has ended, and the keys bound to it are gone. Exit code 75.
+        public static let leaseLost = Code("leaseLost")
     }
 
     /// What kind of failure it is.
@@ -94,5 +104,11 @@ extension ClientError: Equatable {
 extension ClientError {
     static func invalid(_ subject: String, _ what: String, remedy: String? = nil) -> ClientError {
         ClientError(.invalidArgument, subject: subject, what: what, remedy: remedy)
+    }
+
+    static func unsupported(_ what: String) -> ClientError {
+        ClientError(
+            .unsupported, subject: what, what: "is not in mwDB's protocol",
+            remedy: "configure the native protocol: `subprotocol = .native`")
     }
 }

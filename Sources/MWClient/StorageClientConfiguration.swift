@@ -11,6 +11,8 @@ public struct StorageClientConfiguration: Sendable {
     public var identityWatchInterval: Duration? = .seconds(1)
     /// How the server proves who it is. There is no way to turn this off.
     public var verification: Verification = .nameFromEndpoint
+    /// What is spoken with the servers.
+    public var subprotocol = Subprotocol.native
     /// The deadline of each step.
     public var timeouts = Timeouts()
     /// What one connection may hold.
@@ -39,6 +41,14 @@ public struct StorageClientConfiguration: Sendable {
         /// Its certificate is one of these: SHA-256 of the certificate, 64 hexadecimal digits, with or without colons or `sha256:`. For
         /// the certificates of the documented procedure, which carry no name.
         case pinned(sha256: [String])
+    }
+
+    /// What is spoken with the servers. All of them must speak it.
+    public enum Subprotocol: Hashable, Sendable {
+        /// `mwstorage.v1`: everything.
+        case native
+        /// mwDB's, which has no name in the opening handshake: get, put, remove and prefixes, and notices of other clients' writes.
+        case mwdb
     }
 
     /// The deadline of each step, each on its own.

@@ -52,11 +52,13 @@ struct AdministrationCommandTests {
         /// Bob's client, in this process.
         var bobsConfiguration: StorageClientConfiguration {
             get throws {
-                StorageClientConfiguration(
+                var configuration = StorageClientConfiguration(
                     endpoints: [try Endpoint(server.endpoint)],
                     identity: .pem(
                         certificateChainFile: server.directory.file("bob.chain.pem"), privateKeyFile: server.directory.file("bob.key.pem"),
                         trustFile: server.directory.file("client.trust.pem")))
+                configuration.subprotocol = .mwdb
+                return configuration
             }
         }
 

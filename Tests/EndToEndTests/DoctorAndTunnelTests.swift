@@ -18,6 +18,7 @@ import Testing
             identity: .pem(
                 certificateChainFile: directory.file("client.chain.pem"), privateKeyFile: directory.file("client.key.pem"),
                 trustFile: directory.file("client.trust.pem")))
+        configuration.subprotocol = .mwdb
         configuration.reconnection.base = .milliseconds(1)
         return configuration
     }

@@ -114,6 +114,7 @@ struct KillTests {
             certificateChainFile: directory.file("client.chain.pem"), privateKeyFile: directory.file("client.key.pem"),
             trustFile: directory.file("client.trust.pem"))
         var configuration = StorageClientConfiguration(endpoints: [try Endpoint(server.endpoint)], identity: identity)
+        configuration.subprotocol = .mwdb
         configuration.timeouts.request = .seconds(60)
         return try StorageClient(configuration: configuration, logger: Logger(label: "kill", factory: { _ in SwiftLogNoOpLogHandler() }))
     }

@@ -45,7 +45,14 @@ import Testing
             (NativeFailure(.overloaded, "no", isRetryable: true, retryAfterMilliseconds: 1500), .refused),
             (NativeFailure(.init(rawValue: 999), "no"), .refused),
         ]
-        try await Self.with(server) { client in
+        // What may succeed later is asked again as far as the budget reaches: not at all.
+        try await Self.with(
+            server,
+            { configuration in
+                configuration.reconnection.retryReserve = 0
+                configuration.reconnection.retryPercent = 0
+            }
+        ) { client in
             var connection: FakeConnection?
             for (failure, code) in cases {
                 async let thrown = MWClientTests.failure { _ = try await client.ask(NativeStatusRequest()) }

@@ -3,6 +3,16 @@ import MWProtocol
 import NIOCore
 import Testing
 
+// What most tests do not care about.
+extension CallTableStateMachine {
+    mutating func nextToSend() -> Outgoing? { self.nextToSend(now: .uptimeNanoseconds(0)) }
+    mutating func answered(_ request: RequestID) -> AnswerAction { self.answered(request, now: .uptimeNanoseconds(0)) }
+}
+
+extension CallTableStateMachine.AnswerAction {
+    static func complete(_ call: CallID) -> Self { .complete(call, isUncertain: false) }
+}
+
 @Suite struct CallTableStateMachineTests {
     typealias Table = CallTableStateMachine
     private let start = NIODeadline.uptimeNanoseconds(0)
@@ -24,7 +34,7 @@ import Testing
 
     private func sendAll(_ table: inout Table) -> [UInt64] {
         var sent: [UInt64] = []
-        while let (call, _) = table.nextToSend() { sent.append(call.rawValue) }
+        while let next = table.nextToSend() { sent.append(next.call.rawValue) }
         return sent
     }
 
@@ -184,7 +194,7 @@ import Testing
                     CallID(next), effect: effect, bytes: Int.random(in: 0...40, using: &random), deadline: deadline, now: now)
                 if action == .queued { model.open[CallID(next)] = (effect, deadline, false) }
             case 3...5:
-                if let (call, request) = table.nextToSend() { model.sent(call, request) }
+                if let next = table.nextToSend() { model.sent(next.call, next.request) }
             case 6...7:
                 if let request = model.inFlight.keys.sorted(by: { $0.rawValue < $1.rawValue }).randomElement(using: &random) {
                     model.answered(request, table.answered(request))

@@ -135,6 +135,7 @@ final class FakeServer: Sendable {
             identity: try client ?? self.authority.issueClient(), trustStore: try (trusting ?? self.authority).trustStore())
         var configuration = StorageClientConfiguration(
             endpoints: [try Endpoint("wss://127.0.0.1:\(self.port)")], identity: TLSMaterialSource(load: { material }))
+        configuration.subprotocol = .mwdb
         configuration.reconnection.base = .milliseconds(1)
         configuration.reconnection.cap = .milliseconds(5)
         configuration.timeouts.drain = .milliseconds(500)

@@ -17,6 +17,7 @@ final class CallDesk {
     }
 
     private let eventLoop: any EventLoop
+    private var random: any RandomNumberGenerator
     private var table: CallTableStateMachine
     private var pending: [CallID: PendingCall] = [:]
     private var deadlineTimer: (at: NIODeadline, task: Scheduled<Void>)?
@@ -25,10 +26,14 @@ final class CallDesk {
     /// Why there is no connection, for the errors of calls that wait for one.
     var lastError: ClientError?
     private(set) var counters = ClientCounters()
+    /// The connection that answers come from.
+    private var origin = AnswerOrigin(incarnation: .unknown, connection: 0)
+    private var maximumMessageBytes = Int.max
     private var results: [(CheckedContinuation<Answer, any Error>, Result<Answer, ClientError>)] = []
 
-    init(limits: CallTableStateMachine.Limits, budget: RetryBudget, eventLoop: any EventLoop) {
+    init(limits: CallTableStateMachine.Limits, budget: RetryBudget, eventLoop: any EventLoop, random: any RandomNumberGenerator) {
         self.eventLoop = eventLoop
+        self.random = random
         self.table = CallTableStateMachine(limits: limits, budget: budget)
     }
 
@@ -49,7 +54,8 @@ final class CallDesk {
         self.counters.calls += 1
         if let refusal { return self.finish(call, .failure(refusal)) }
         let action = self.table.submitted(
-            id, effect: call.request.effect, bytes: call.request.bytes.readableBytes, deadline: deadline, now: self.eventLoop.now)
+            id, effect: call.request.effect, bytes: call.request.bytes.readableBytes, deadline: deadline,
+            connection: call.request.connection, now: self.eventLoop.now)
         switch action {
         case .queued:
             self.pending[id] = call
@@ -65,35 +71,89 @@ final class CallDesk {
                 .deadlineExceeded, subject: "\(call.request.kind)", what: "was not sent in time", found: self.lastError.map { "\($0)" },
                 underlying: self.lastError)
             self.finish(call, .failure(error))
+        case .refuseGone: self.finish(call, .failure(Self.gone(call)))
         }
+    }
+
+    /// Why a call that is bound to a connection was not sent.
+    private static func gone(_ call: PendingCall) -> ClientError {
+        ClientError(.snapshotLost, subject: "\(call.request.kind)", what: "the connection that its snapshot was of is gone")
     }
 
     func cancel(_ id: CallID) {
         if let ended = self.table.cancelled(id) { self.fail(ended, because: nil) }
     }
 
-    /// The next request to send on the connection, now in flight; `nil` when there is none, or enough are.
-    func nextToSend() -> (Request, RequestID)? {
-        while let (id, requestID) = self.table.nextToSend() {
-            if let call = self.pending[id] { return (call.request, requestID) }
+    /// A request to send, now in flight.
+    struct Outgoing {
+        let request: Request
+        let id: RequestID
+        let write: WriteSessionStateMachine.Header?
+    }
+
+    /// The next request to send on the connection; `nil` when there is none, or enough are, or it has more than `room` bytes.
+    func nextToSend(room: Int = .max) -> Outgoing? {
+        while let next = self.table.nextToSend(room: room, now: self.eventLoop.now) {
+            if next.write != nil, let deadline = self.table.sessionDeadline { self.armDeadlineTimer(deadline) }
+            guard let call = self.pending[next.call] else { continue }
+            if let error = self.misfit(call.request) {
+                _ = self.table.answered(next.request, now: self.eventLoop.now)
+                self.pending[next.call] = nil
+                self.finish(call, .failure(error))
+                continue
+            }
+            return Outgoing(request: call.request, id: next.request, write: next.write)
         }
         return nil
     }
 
+    /// Why a request must not go to the server that is there.
+    private func misfit(_ request: Request) -> ClientError? {
+        if request.maximumMessageBytes > self.maximumMessageBytes {
+            return .tooLarge(request, maximum: self.maximumMessageBytes)
+        }
+        guard let incarnation = request.incarnation, incarnation != self.origin.incarnation else { return nil }
+        return ClientError(
+            .wrongIncarnation, subject: "\(request.kind)", what: "names revisions of another store, or of this one before it was restored",
+            found: "\(incarnation)", expected: "\(self.origin.incarnation)", remedy: "read afresh")
+    }
+
     /// The server answered.
     func answered(_ reply: Reply, id: RequestID) -> ReplyOutcome {
-        switch self.table.answered(id) {
+        let action = self.table.answered(id, self.verdict(on: reply), now: self.eventLoop.now)
+        for ended in self.table.takeEnds() { self.fail(ended, because: nil) }
+        switch action {
         case .unknownRequest: return .violation(reason: "an answer to nothing that was asked", cause: nil)
         case .drop: return .fine
-        case .complete(let id):
+        case .again:
+            self.counters.resent += 1
+            if let deadline = self.table.earliestDeadline { self.armDeadlineTimer(deadline) }
+            return .fine
+        case .complete(let id, let isUncertain):
             guard let call = self.pending.removeValue(forKey: id) else { return .fine }
-            return self.complete(call, reply)
+            return self.complete(call, reply, isUncertain)
         }
     }
 
-    private func complete(_ call: PendingCall, _ reply: Reply) -> ReplyOutcome {
+    /// How long to wait at most, beside what the server asks for, before a request that it could not serve is sent again. Random, so that
+    /// those who were sent away together do not come back together.
+    private static let retryJitter: TimeAmount = .milliseconds(100)
+    /// The longest wait that a server may ask for; a deadline is usually shorter.
+    private static let maximumRetryAfter: Int64 = 300_000
+
+    private func verdict(on reply: Reply) -> CallTableStateMachine.Verdict {
+        guard case .native(_, let failure?) = reply else { return .final }
+        if failure.code == .sessionUnknown { return .sessionUnknown }
+        guard failure.isRetryable, !failure.mayHaveTakenEffect else { return .final }
+        let after = TimeAmount.milliseconds(min(max(0, failure.retryAfterMilliseconds ?? 0), Self.maximumRetryAfter))
+        return .retryable(after: after + .nanoseconds(self.draw(upTo: max(after, Self.retryJitter).nanoseconds)))
+    }
+
+    private func draw(upTo most: Int64) -> Int64 { Int64.random(in: 0...most, using: &self.random) }
+
+    private func complete(_ call: PendingCall, _ reply: Reply, _ isUncertain: Bool) -> ReplyOutcome {
         do {
-            if let answer = try Answer(reply, to: call.request.kind) {
+            if let answer = try Answer(reply, to: call.request.kind, isUncertain: isUncertain, from: self.origin) {
                 self.finish(call, .success(answer))
                 return .fine
             }
@@ -103,9 +163,23 @@ final class CallDesk {
         }
         let error = ClientError(
             .protocolMismatch, subject: "\(call.request.kind)", what: "the server answered something else",
-            mayHaveTakenEffect: call.request.effect == .once)
+            mayHaveTakenEffect: call.request.effect != .repeatable)
         self.finish(call, .failure(error))
         return .violation(reason: "an answer of another kind than its request", cause: error)
+    }
+
+    // MARK: Connections
+
+    /// Calls can be sent on this connection now.
+    ///
+    /// - Parameters:
+    ///   - maximumInFlight: what the server allows; nil: it does not say.
+    ///   - maximumMessageBytes: the same.
+    func connected(_ origin: AnswerOrigin, maximumInFlight: Int?, maximumMessageBytes: Int?) {
+        self.origin = origin
+        self.maximumMessageBytes = maximumMessageBytes ?? .max
+        let ended = self.table.connected(origin.connection, to: origin.incarnation, maximumInFlight: maximumInFlight)
+        for call in ended { self.fail(call, because: nil) }
     }
 
     func connectionLost(because cause: ClientError) {
@@ -120,6 +194,52 @@ final class CallDesk {
         self.deadlineTimer = nil
         for ended in self.table.clientEnded() { self.fail(ended, because: cause) }
     }
+
+    // MARK: The session of the writes
+
+    /// What to ask about the session now, whose answer goes to ``sessionAnswered(_:)``.
+    func sessionRequest() -> SessionRequest? {
+        let now = self.eventLoop.now
+        if self.table.wantsSession(now: now) { return .open }
+        return self.table.wantsKeepAlive(now: now).map { .resume($0) }
+    }
+
+    enum SessionRequest {
+        case open
+        case resume(WriteSessionID)
+    }
+
+    /// The session to be closed when the client leaves in peace.
+    var sessionToClose: WriteSessionID? { self.table.session?.id }
+
+    /// - Returns: false: it is no answer.
+    func sessionAnswered(_ frame: NativeFrame) -> Bool {
+        let now = self.eventLoop.now
+        let isOpening = frame.kind == NativeRequestKind.openSession.rawValue
+        guard isOpening || frame.kind == NativeRequestKind.resumeSession.rawValue else { return false }
+        guard frame.role == .failure else {
+            guard let opened = try? NativeSessionOpened(frame.fields), let id = WriteSessionID(opened.session) else { return false }
+            guard isOpening else { return true }
+            let timeToLive = TimeAmount.milliseconds(min(max(1, opened.timeToLiveMilliseconds), Self.maximumSessionMilliseconds))
+            self.table.sessionOpened(id, timeToLive: timeToLive, maximumOutcomes: opened.maximumOutcomes, now: now)
+            return true
+        }
+        guard let failure = try? NativeFailure(frame.fields) else { return false }
+        if isOpening {
+            let cause = ClientError(failure, of: .openSession)
+            let verdict = self.verdict(on: .native(frame, failure))
+            var again: NIODeadline?
+            if case .retryable(let after) = verdict { again = now + after }
+            for ended in self.table.sessionRefused(tryAgainAt: again) { self.fail(ended, because: cause) }
+            if let again { self.armDeadlineTimer(again) }
+        } else if failure.code == .sessionUnknown, let session = self.table.session {
+            for ended in self.table.sessionLost(session.number) { self.fail(ended, because: ClientError(failure, of: .resumeSession)) }
+        }
+        return true
+    }
+
+    /// A day: what a server says beyond that is of no use, and its arithmetic stays in bounds.
+    private static let maximumSessionMilliseconds: Int64 = 86_400_000
 
     // MARK: Deadlines
 
@@ -141,6 +261,7 @@ final class CallDesk {
     private func deadlineReached() {
         self.deadlineTimer = nil
         for ended in self.table.deadlinesReached(now: self.eventLoop.now) { self.fail(ended, because: self.lastError) }
+        self.table.waitsElapsed(now: self.eventLoop.now)
         if let next = self.table.earliestDeadline { self.armDeadlineTimer(next) }
         self.onExpiry()
     }
@@ -149,6 +270,7 @@ final class CallDesk {
 
     private func fail(_ ended: CallTableStateMachine.Ended, because cause: ClientError?) {
         guard let call = self.pending.removeValue(forKey: ended.call) else { return }
+        if call.request.connection != nil, ended.reason == .connectionLost { return self.finish(call, .failure(Self.gone(call))) }
         self.finish(call, .failure(ClientError(ended, kind: call.request.kind, cause: cause)))
     }
 
@@ -178,6 +300,17 @@ extension ClientError {
         let effect = ended.mayHaveTakenEffect
         let because = cause.map { "\($0)" }
         switch ended.reason {
+        case .deadline where effect && kind.isNative:
+            self.init(
+                .outcomeUnknown, subject: subject, what: "was sent and not answered in time", found: because, remedy: Self.askFirst,
+                mayHaveTakenEffect: true, underlying: cause)
+        case .sessionLost:
+            self.init(
+                .outcomeUnknown, subject: subject,
+                what: "was sent on a connection that was lost, and the server it came back to knows nothing of it", found: because,
+                remedy: Self.askFirst, mayHaveTakenEffect: true, underlying: cause)
+        case .sessionRefused:
+            self = cause ?? ClientError(.refused, subject: subject, what: "the server gives no session for writes")
         case .deadline:
             self.init(
                 .deadlineExceeded, subject: subject, what: ended.wasSent ? "was sent and not answered in time" : "was not sent in time",
@@ -201,6 +334,12 @@ extension ClientError {
                     remedy: "ask again", underlying: cause)
             }
         }
+    }
+
+    static func tooLarge(_ request: Request, maximum: Int) -> ClientError {
+        ClientError(
+            .invalidArgument, subject: "\(request.kind)", what: "is too large for one message",
+            found: "\(request.maximumMessageBytes) bytes", expected: "at most \(maximum)", remedy: "split it into several calls")
     }
 
     private static let askFirst = "it may have been done: read before writing again"

@@ -8,6 +8,8 @@ final class CallInbox: Sendable {
     enum Submission: Sendable {
         case call(CallID, Request, deadline: NIODeadline, CheckedContinuation<Answer, any Error>)
         case cancel(CallID)
+        /// Nobody waits for its answer; it goes on this connection, if one is named, or on none.
+        case post(Request, onlyOn: UInt64?)
     }
 
     private struct State {

@@ -11,6 +11,8 @@ package import NIOCore
 //                  ▼  └─────────────────────┤  abandoned(id) ── answered, connectionLost ──▶ gone
 //                failed ◀── connectionLost ─┘
 //
+// A call whose answer is a failure that may pass waits (answered, retryable) and is queued again when its wait has elapsed.
+//
 // Responsibilities: the bounds of the queue, the request ids on the wire, deadlines, and the difference between "not sent" and "sent but
 // unanswered", on which the meaning of every error rests. It knows no bytes and no continuations: the shell keeps those under the call's id.
 //
@@ -41,18 +43,43 @@ package struct CallTableStateMachine: ~Copyable {
     package enum Effect: Equatable, Sendable {
         /// Asking again changes nothing (reads), or nothing that matters (a prefix is only ever skipped).
         case repeatable
-        /// The mwDB protocol has no idempotency key: a second time may undo what others did in between.
+        /// There is no way to ask what became of it: a second time may undo what others did in between.
         case once
+        /// It is sent under a session and a sequence, and may be sent again with them: see ``WriteSessionStateMachine``.
+        case identified
     }
 
     package enum SubmitAction: Equatable, Sendable {
         case queued
         case refuseQueueFull
         case refuseExpired
+        /// The connection that it is bound to is gone.
+        case refuseGone
+    }
+
+    /// A call to send.
+    package struct Outgoing: Equatable, Sendable {
+        package let call: CallID
+        package let request: RequestID
+        /// What an identified call carries.
+        package let write: WriteSessionStateMachine.Header?
+    }
+
+    /// What the server answered, as far as it matters here.
+    package enum Verdict: Equatable, Sendable {
+        /// It was done, or it will never be.
+        case final
+        /// A failure of no effect: the same request may succeed after this time.
+        case retryable(after: TimeAmount)
+        /// There is no such session, any more: this time nothing was done.
+        case sessionUnknown
     }
 
     package enum AnswerAction: Equatable, Sendable {
-        case complete(CallID)
+        /// - Parameter isUncertain: it had been sent before, unanswered: a failure says nothing about that time.
+        case complete(CallID, isUncertain: Bool)
+        /// It will be sent again.
+        case again(CallID)
         /// Nobody waits for it any more.
         case drop
         /// Nothing was asked under this id: the peer breaks the protocol.
@@ -63,6 +90,10 @@ package struct CallTableStateMachine: ~Copyable {
     package struct Ended: Equatable, Sendable {
         package enum Reason: Equatable, Sendable {
             case deadline, cancelled, connectionLost, clientEnded
+            /// The session that it was sent under is lost, or the next connection is to another store.
+            case sessionLost
+            /// The server gives no session.
+            case sessionRefused
         }
         package let call: CallID
         package let reason: Reason
@@ -86,7 +117,17 @@ package struct CallTableStateMachine: ~Copyable {
         let effect: Effect
         let bytes: Int
         let deadline: NIODeadline
+        /// The only connection it makes sense on.
+        let connection: UInt64?
         var request: RequestID?
+        /// Of an identified call, from when it is first sent.
+        var write: WriteSessionStateMachine.Number?
+        /// It was sent on a connection that was lost before the answer came.
+        var isUncertain = false
+        /// How often it got a new number, as its session was unknown.
+        var renewals = 0
+        /// It waits until then, and is in no queue.
+        var retryAt: NIODeadline?
     }
 
     /// A request with the server; it outlives its call when that is abandoned.
@@ -101,6 +142,13 @@ package struct CallTableStateMachine: ~Copyable {
     private var inFlight: [RequestID: Sent] = [:]
     /// Calls to send, first to last. May hold calls that ended: they are skipped, and swept before they outnumber the others.
     private var queue: Deque<CallID> = []
+    /// The same for identified calls, which may have to wait for their session.
+    private var writeQueue: Deque<CallID> = []
+    private var waiting: Set<CallID> = []
+    private var connection: UInt64?
+    private var serverMaximumInFlight: Int?
+    private var writes = WriteSessionStateMachine()
+    private var ends: [Ended] = []
     private var nextRequest: Int32 = 0
     package private(set) var queuedCalls = 0
     package private(set) var queuedBytes = 0
@@ -120,44 +168,129 @@ package struct CallTableStateMachine: ~Copyable {
     /// The connection can carry nothing more: all that fits in flight is past its deadline, and nothing was answered since the last of it was
     /// sent. Cancelled requests count from their deadline, too. Costs a walk over what is in flight.
     package func isStuck(now: NIODeadline) -> Bool {
-        self.inFlight.count >= self.limits.maximumInFlight && self.inFlight.values.allSatisfy { $0.deadline <= now }
+        self.inFlight.count >= self.maximumInFlight && self.inFlight.values.allSatisfy { $0.deadline <= now }
     }
 
-    /// The earliest deadline of all calls; costs a walk over them.
-    package var earliestDeadline: NIODeadline? { self.calls.values.lazy.map(\.deadline).min() }
+    /// The earliest time at which something is to be done; costs a walk over all calls.
+    package var earliestDeadline: NIODeadline? {
+        var earliest = self.calls.values.lazy.map(\.deadline).min()
+        for id in self.waiting { if let at = self.calls[id]?.retryAt { earliest = min(earliest ?? at, at) } }
+        if let at = self.sessionDeadline { earliest = min(earliest ?? at, at) }
+        return earliest
+    }
 
-    package mutating func submitted(_ call: CallID, effect: Effect, bytes: Int, deadline: NIODeadline, now: NIODeadline) -> SubmitAction {
+    /// When something is to be done about the session of the writes.
+    package var sessionDeadline: NIODeadline? { self.writes.nextDeadline }
+
+    /// - Parameter connection: the only connection that it makes sense on.
+    package mutating func submitted(
+        _ call: CallID, effect: Effect, bytes: Int, deadline: NIODeadline, connection: UInt64? = nil, now: NIODeadline
+    ) -> SubmitAction {
         guard deadline > now else { return .refuseExpired }
+        guard connection == nil || connection == self.connection else { return .refuseGone }
         guard self.queuedCalls < self.limits.maximumQueuedCalls, self.queuedBytes + bytes <= self.limits.maximumQueuedBytes else {
             return .refuseQueueFull
         }
-        self.calls[call] = Call(effect: effect, bytes: bytes, deadline: deadline)
-        self.queue.append(call)
+        self.calls[call] = Call(effect: effect, bytes: bytes, deadline: deadline, connection: connection)
+        if effect == .identified { self.writeQueue.append(call) } else { self.queue.append(call) }
         self.queuedCalls += 1
         self.queuedBytes += bytes
         self.budget.deposit()
         return .queued
     }
 
-    /// The next call to send and its id on the wire; `nil` when nothing waits or enough is in flight.
-    package mutating func nextToSend() -> (call: CallID, request: RequestID)? {
-        guard self.inFlight.count < self.limits.maximumInFlight else { return nil }
-        while let id = self.queue.popFirst() {
-            guard var call = self.calls[id], call.request == nil else { continue }
-            let request = self.takeRequestID()
-            call.request = request
-            self.calls[id] = call
-            self.inFlight[request] = Sent(call: id, deadline: call.deadline)
-            self.leaveQueue(call)
-            return (id, request)
+    // MARK: Sending
+
+    /// The next call to send and its id on the wire; `nil` when nothing waits, or enough is in flight, or it has more than `room` bytes.
+    package mutating func nextToSend(room: Int = .max, now: NIODeadline) -> Outgoing? {
+        guard self.inFlight.count < self.maximumInFlight else { return nil }
+        let read = self.head(ofWrites: false)
+        var write = self.head(ofWrites: true)
+        if let id = write, self.connection == nil || self.calls[id]?.write == nil && !self.writes.canAssign(now: now) { write = nil }
+        // In the order in which they were made.
+        let isWrite = write.map { id in read.map { id < $0 } ?? true } ?? false
+        guard let id = isWrite ? write : read, var call = self.calls[id], call.bytes <= room else { return nil }
+        if isWrite { self.writeQueue.removeFirst() } else { self.queue.removeFirst() }
+        let request = self.takeRequestID()
+        call.request = request
+        var header: WriteSessionStateMachine.Header?
+        if isWrite {
+            let number = call.write ?? self.writes.assign(now: now)
+            call.write = number
+            header = self.writes.header(of: number)
+            assert(header != nil, "a write of a session that is lost")
+        }
+        self.calls[id] = call
+        self.inFlight[request] = Sent(call: id, deadline: call.deadline)
+        self.leaveQueue(call)
+        return Outgoing(call: id, request: request, write: header)
+    }
+
+    /// The first call of a queue that is to be sent, left there.
+    private mutating func head(ofWrites: Bool) -> CallID? {
+        while let id = ofWrites ? self.writeQueue.first : self.queue.first {
+            if let call = self.calls[id], call.request == nil, call.retryAt == nil { return id }
+            if ofWrites { self.writeQueue.removeFirst() } else { self.queue.removeFirst() }
         }
         return nil
     }
 
-    package mutating func answered(_ request: RequestID) -> AnswerAction {
+    // MARK: Answers
+
+    package mutating func answered(_ request: RequestID, _ verdict: Verdict = .final, now: NIODeadline) -> AnswerAction {
         guard let id = self.inFlight.removeValue(forKey: request)?.call else { return .unknownRequest }
-        return self.calls.removeValue(forKey: id) == nil ? .drop : .complete(id)
+        guard var call = self.calls[id] else { return .drop }
+        switch verdict {
+        case .final: break
+        case .retryable(let after):
+            let at = now + after
+            guard call.effect != .once, call.write.map({ self.writes.header(of: $0) != nil }) ?? true, at < call.deadline,
+                self.budget.withdraw()
+            else { break }
+            call.request = nil
+            call.retryAt = at
+            self.enterQueue(call)
+            self.calls[id] = call
+            self.waiting.insert(id)
+            return .again(id)
+        case .sessionUnknown:
+            guard let number = call.write else { break }
+            self.ends += self.sessionLost(number.session)
+            guard !call.isUncertain, call.renewals < Self.maximumRenewals else { break }
+            // Not done, and never asked before: another number, of another session, cannot do it twice.
+            call.request = nil
+            call.write = nil
+            call.renewals += 1
+            self.enterQueue(call)
+            self.calls[id] = call
+            self.writeQueue.insert(id, at: self.writeQueue.firstIndex { $0 > id } ?? self.writeQueue.endIndex)
+            return .again(id)
+        }
+        self.calls[id] = nil
+        if let number = call.write { self.writes.concluded(number) }
+        return .complete(id, isUncertain: call.isUncertain)
     }
+
+    /// What ended because of what was answered to others.
+    package mutating func takeEnds() -> [Ended] {
+        guard !self.ends.isEmpty else { return [] }
+        defer { self.ends = [] }
+        return self.ends
+    }
+
+    /// A session is new when it is first used; one that is unknown then, again and again, is a server's fault.
+    private static let maximumRenewals = 2
+
+    /// Puts calls whose wait is over back where they are sent from.
+    package mutating func waitsElapsed(now: NIODeadline) {
+        let due = self.waiting.filter { id in self.calls[id]?.retryAt.map { $0 <= now } ?? true }.sorted()
+        guard !due.isEmpty else { return }
+        self.waiting.subtract(due)
+        for id in due { self.calls[id]?.retryAt = nil }
+        self.requeue(due)
+    }
+
+    // MARK: Ends
 
     /// Nobody waits for the call any more; `nil` if it ended before.
     package mutating func cancelled(_ call: CallID) -> Ended? { self.end(call, .cancelled) }
@@ -168,29 +301,6 @@ package struct CallTableStateMachine: ~Copyable {
         return expired.compactMap { self.end($0, .deadline) }
     }
 
-    /// The connection is no more: what was repeatable goes to the head of the queue in its old order (over the queue's bounds if need be:
-    /// it was admitted once), as far as the budget reaches; everything else that was sent fails.
-    package mutating func connectionLost() -> (resent: Int, ended: [Ended]) {
-        let lost = self.inFlight.values.map(\.call).sorted()
-        self.inFlight.removeAll(keepingCapacity: true)
-        var again: [CallID] = []
-        var ended: [Ended] = []
-        for id in lost {
-            guard var call = self.calls[id] else { continue }
-            if call.effect == .repeatable, self.budget.withdraw() {
-                call.request = nil
-                self.calls[id] = call
-                self.queuedCalls += 1
-                self.queuedBytes += call.bytes
-                again.append(id)
-            } else if let end = self.end(id, .connectionLost) {
-                ended.append(end)
-            }
-        }
-        self.queue.insert(contentsOf: again, at: self.queue.startIndex)
-        return (again.count, ended)
-    }
-
     /// The client ends: every call ends with it.
     package mutating func clientEnded() -> [Ended] {
         let all = self.calls.keys.sorted().compactMap { self.end($0, .clientEnded) }
@@ -198,14 +308,114 @@ package struct CallTableStateMachine: ~Copyable {
         return all
     }
 
+    // MARK: Connections
+
+    /// There is a connection, the `number`th, to a store: calls that were sent to another one end.
+    package mutating func connected(_ number: UInt64, to incarnation: Incarnation, maximumInFlight: Int? = nil) -> [Ended] {
+        let gone = self.leaveConnection(for: number)
+        self.serverMaximumInFlight = maximumInFlight
+        guard let lost = self.writes.connected(to: incarnation) else { return gone }
+        return gone + self.sessionLost(lost)
+    }
+
+    /// The connection is no more: what may be sent again goes to the head of the queue in its old order (over the queue's bounds if need be:
+    /// it was admitted once), as far as the budget reaches; everything else that was sent fails.
+    package mutating func connectionLost() -> (resent: Int, ended: [Ended]) {
+        let lost = self.inFlight.values.map(\.call).sorted()
+        self.inFlight.removeAll(keepingCapacity: true)
+        self.writes.connectionLost()
+        var again: [CallID] = []
+        var ended: [Ended] = []
+        for id in lost {
+            guard var call = self.calls[id] else { continue }
+            if let number = call.write, self.writes.header(of: number) == nil {
+                if let end = self.end(id, .sessionLost) { ended.append(end) }
+            } else if call.effect != .once, call.connection == nil, self.budget.withdraw() {
+                call.request = nil
+                call.isUncertain = call.effect == .identified
+                self.calls[id] = call
+                self.enterQueue(call)
+                again.append(id)
+            } else if let end = self.end(id, .connectionLost) {
+                ended.append(end)
+            }
+        }
+        self.requeue(again)
+        return (again.count, ended + self.leaveConnection(for: nil))
+    }
+
+    private mutating func leaveConnection(for next: UInt64?) -> [Ended] {
+        self.connection = next
+        let bound = self.calls.filter { $0.value.connection != nil && $0.value.connection != next }.keys.sorted()
+        return bound.compactMap { self.end($0, .connectionLost) }
+    }
+
+    // MARK: The session of the writes
+
+    /// Whether a session is to be asked for now, as writes wait for one; then it counts as asked for.
+    package mutating func wantsSession(now: NIODeadline) -> Bool {
+        guard let id = self.head(ofWrites: true), self.calls[id]?.write == nil else { return false }
+        return self.writes.wantsOpening(now: now)
+    }
+
+    /// The session to be kept alive now.
+    package mutating func wantsKeepAlive(now: NIODeadline) -> WriteSessionID? { self.writes.wantsKeepAlive(now: now) }
+
+    /// The session that is open.
+    package var session: (id: WriteSessionID, number: UInt64)? { self.writes.open }
+
+    package mutating func sessionOpened(_ id: WriteSessionID, timeToLive: TimeAmount, maximumOutcomes: Int64, now: NIODeadline) {
+        self.writes.opened(id, timeToLive: timeToLive, maximumOutcomes: maximumOutcomes, now: now)
+    }
+
+    /// - Parameter tryAgainAt: nil: the server gives none, and the writes that wait for one end.
+    package mutating func sessionRefused(tryAgainAt: NIODeadline?) -> [Ended] {
+        self.writes.openingFailed(tryAgainAt: tryAgainAt)
+        guard tryAgainAt == nil else { return [] }
+        let unnumbered = self.calls.filter { $0.value.effect == .identified && $0.value.write == nil }.keys.sorted()
+        return unnumbered.compactMap { self.end($0, .sessionRefused) }
+    }
+
+    /// A session is no more: nobody knows what became of its writes that were sent on lost connections; those that were not get other numbers.
+    /// Those in flight are answered each for itself.
+    package mutating func sessionLost(_ number: UInt64) -> [Ended] {
+        self.writes.sessionLost(number)
+        var ended: [Ended] = []
+        for id in self.calls.filter({ $0.value.write?.session == number && $0.value.request == nil }).keys.sorted() {
+            if self.calls[id]?.isUncertain == true {
+                if let end = self.end(id, .sessionLost) { ended.append(end) }
+            } else {
+                self.calls[id]?.write = nil
+            }
+        }
+        return ended
+    }
+
+    // MARK: Private
+
+    private var maximumInFlight: Int { min(self.limits.maximumInFlight, self.serverMaximumInFlight ?? .max) }
+
+    private mutating func requeue(_ ids: [CallID]) {
+        self.queue.insert(contentsOf: ids.filter { self.calls[$0]?.effect != .identified }, at: self.queue.startIndex)
+        self.writeQueue.insert(contentsOf: ids.filter { self.calls[$0]?.effect == .identified }, at: self.writeQueue.startIndex)
+    }
+
     private mutating func end(_ id: CallID, _ reason: Ended.Reason) -> Ended? {
         guard let call = self.calls.removeValue(forKey: id) else { return nil }
-        let wasSent = call.request != nil
-        if !wasSent {
+        let isQueued = call.request == nil
+        if call.retryAt != nil { self.waiting.remove(id) }
+        if let number = call.write { self.writes.concluded(number) }
+        if isQueued {
             self.leaveQueue(call)
             self.sweep()
         }
-        return Ended(call: id, reason: reason, wasSent: wasSent, mayHaveTakenEffect: wasSent && call.effect == .once)
+        let wasSent = !isQueued || call.isUncertain
+        return Ended(call: id, reason: reason, wasSent: wasSent, mayHaveTakenEffect: wasSent && call.effect != .repeatable)
+    }
+
+    private mutating func enterQueue(_ call: Call) {
+        self.queuedCalls += 1
+        self.queuedBytes += call.bytes
     }
 
     private mutating func leaveQueue(_ call: Call) {
@@ -217,8 +427,9 @@ package struct CallTableStateMachine: ~Copyable {
     private static let sweepThreshold = 64
 
     private mutating func sweep() {
-        guard self.queue.count > 2 * self.queuedCalls + Self.sweepThreshold else { return }
-        self.queue.removeAll { id in self.calls[id].map { $0.request != nil } ?? true }
+        guard self.queue.count + self.writeQueue.count > 2 * self.queuedCalls + Self.sweepThreshold else { return }
+        self.queue.removeAll { id in self.calls[id].map { $0.request != nil || $0.retryAt != nil } ?? true }
+        self.writeQueue.removeAll { id in self.calls[id].map { $0.request != nil || $0.retryAt != nil } ?? true }
     }
 
     private mutating func takeRequestID() -> RequestID {

@@ -24,7 +24,7 @@ final class ClientEngine {
         }
     }
 
-    private enum Phase {
+    enum Phase {
         case idle
         case running
         /// Calls that were made may finish; then the closing handshake.
@@ -33,38 +33,40 @@ final class ClientEngine {
         case ended(ClientError)
     }
 
-    private let configuration: StorageClientConfiguration
-    private let clientProtocol: ClientProtocol
-    private let logger: Logger
-    private let eventLoop: any EventLoop
+    let configuration: StorageClientConfiguration
+    let clientProtocol: ClientProtocol
+    let logger: Logger
+    let eventLoop: any EventLoop
     private let inbox: CallInbox
-    private let shared: Shared
-    private let connector: any Connector
-    private var random: any RandomNumberGenerator
+    let shared: Shared
+    let connector: any Connector
+    var random: any RandomNumberGenerator
 
-    private var phase = Phase.idle
-    private let desk: CallDesk
+    var phase = Phase.idle
+    let desk: CallDesk
     /// The watches; armed on every connection.
     let watches = WatchDesk()
     /// What the server says about a whole connection.
     let notices = NoticeDesk()
-    private var reconnection: ReconnectionStateMachine
+    var reconnection: ReconnectionStateMachine
     private var attempt: ConnectionAttempt?
-    private var link: Link?
-    private var lastLink: UInt64 = 0
-    private var wasConnected = false
-    private var endpointIndex = 0
+    var link: Link?
+    var lastLink: UInt64 = 0
+    var wasConnected = false
+    var endpointIndex = 0
 
-    private var identityWatch = IdentityWatch()
-    private var watchTimer: Scheduled<Void>?
-    /// The attempt at a connection with a new identity.
-    private var moving: ConnectionAttempt?
+    var identityWatch = IdentityWatch()
+    var watchTimer: Scheduled<Void>?
+    /// The attempt at a connection that takes over from one that still works.
+    var moving: ConnectionAttempt?
+    /// Where to move, as the server of the one in use is about to end.
+    var relocation: RelocationStateMachine?
     /// It is open, and takes over once nothing is under way on the old one.
-    private var successor: Link?
-    private var moveTimer: Scheduled<Void>?
+    var successor: Link?
+    var moveTimer: Scheduled<Void>?
 
     private var waitTimer: Scheduled<Void>?
-    private var stabilityTimer: Scheduled<Void>?
+    var stabilityTimer: Scheduled<Void>?
     private var drainTimer: Scheduled<Void>?
     private var runContinuation: CheckedContinuation<Void, any Error>?
     private var endObservers: [() -> Void] = []
@@ -86,13 +88,13 @@ final class ClientEngine {
             limits: .init(configuration),
             budget: RetryBudget(
                 percent: reconnection.retryPercent, reserve: reconnection.retryReserve, capacity: configuration.limits.requestsInFlight),
-            eventLoop: eventLoop)
+            eventLoop: eventLoop, random: environment.random)
         self.reconnection = ReconnectionStateMachine(
             endpointCount: configuration.endpoints.count, policy: ReconnectionPolicy(reconnection))
         self.desk.onExpiry = { [weak self] in self?.callsExpired() }
     }
 
-    private var now: NIODeadline { self.eventLoop.now }
+    var now: NIODeadline { self.eventLoop.now }
 
     // MARK: Life
 
@@ -141,12 +143,13 @@ final class ClientEngine {
         self.phase = .closingHandshake
         self.forgetSuccessor()
         self.desk.end(because: Self.closedByUser)
+        self.closeSession()
         self.watches.end(because: Self.closedByUser)
         self.deliverResults()
         self.link?.session.close()
     }
 
-    private func end(with error: ClientError?) {
+    func end(with error: ClientError?) {
         self.phase = .ended(error ?? Self.closedByUser)
         self.reconnection.closed()
         for timer in [self.waitTimer, self.stabilityTimer, self.drainTimer, self.watchTimer] { timer?.cancel() }
@@ -175,6 +178,8 @@ final class ClientEngine {
     func submissionsArrived() {
         for submission in self.inbox.drain() {
             switch submission {
+            case .post(let request, let connection):
+                self.post(request, onlyOn: connection)
             case .call(let id, let request, let deadline, let continuation):
                 self.desk.submit(
                     id, CallDesk.PendingCall(request: request, continuation: continuation), deadline: deadline, refusal: self.refusal)
@@ -195,34 +200,82 @@ final class ClientEngine {
         }
     }
 
-    private func sendQueued() {
+    func sendQueued() {
         // What would go over the old connection now waits for the new one.
         guard let link = self.link, link.isReady, self.successor == nil else { return }
         switch self.phase {
         case .running, .draining: break
         case .idle, .closingHandshake, .ended: return
         }
-        while link.session.canSend, let (request, id) = self.desk.nextToSend() { link.session.send(request, id: id) }
+        while link.session.canSend, let next = self.desk.nextToSend() { self.send(next, on: link.session) }
+        if case .native = self.clientProtocol { self.askForSession(link.session) }
         link.session.flush()
     }
 
-    private func callsEnded() {
+    /// Bytes of the requests that share a message, about: a message costs the server a header to read and a mask to take off.
+    private static let sharedMessageBytes = 64 * 1024
+
+    private func send(_ first: CallDesk.Outgoing, on session: SessionHandler) {
+        session.write(expectedBytes: first.request.maximumMessageBytes) { buffer in
+            first.request.write(id: first.id, first.write, to: &buffer)
+            guard case .native = self.clientProtocol else { return }
+            let end =
+                buffer.writerIndex + min(Self.sharedMessageBytes, self.configuration.limits.maximumMessageBytes)
+                - first.request.maximumMessageBytes
+            while case let room = end - buffer.writerIndex - Request.maximumOverheadBytes, room > 0,
+                let next = self.desk.nextToSend(room: room)
+            {
+                next.request.write(id: next.id, next.write, to: &buffer)
+            }
+        }
+    }
+
+    private func askForSession(_ session: SessionHandler) {
+        switch self.desk.sessionRequest() {
+        case .open: session.write { NativeFrame.write(NativeOpenSession(), id: Link.sessionID, to: &$0) }
+        case .resume(let id):
+            session.write { buffer in
+                var request = NativeResumeSession()
+                request.session = id.buffer
+                NativeFrame.write(request, id: Link.sessionID, to: &buffer)
+            }
+        case nil: break
+        }
+    }
+
+    /// Sends a request whose answer nobody heeds, if there is a connection, and this one if one is named.
+    func post(_ request: Request, onlyOn connection: UInt64?) {
+        guard let link = self.link, link.isReady, connection.map({ $0 == link.number }) ?? true else { return }
+        link.session.write { request.write(id: Link.unheededID, nil, to: &$0) }
+        link.session.flush()
+    }
+
+    private func closeSession() {
+        guard let link = self.link, link.isReady, let id = self.desk.sessionToClose else { return }
+        var request = NativeCloseSession()
+        request.session = id.buffer
+        self.post(Request(request), onlyOn: link.number)
+    }
+
+    func callsEnded() {
         self.moveOverIfQuiet()
         self.finishDrainIfIdle()
         self.deliverResults()
     }
 
-    private func callsExpired() {
+    func callsExpired() {
         if case .running = self.phase, let link = self.link, self.desk.isStuck { link.session.giveUp(.unresponsive) }
+        // Calls whose wait is over, and the session that is to be kept alive.
+        self.sendQueued()
         self.callsEnded()
     }
 
-    private func finishDrainIfIdle() {
+    func finishDrainIfIdle() {
         if case .draining = self.phase, self.desk.isIdle { self.beginClosingHandshake() }
     }
 
     /// Ends each piece of work on the loop: whoever asked may look at the counters, and asks again.
-    private func deliverResults() {
+    func deliverResults() {
         self.shared.counters.withLock { $0 = self.desk.counters }
         self.desk.deliver()
     }
@@ -261,7 +314,7 @@ final class ClientEngine {
         self.desk.lastError = nil
         self.shared.events.send(self.wasConnected ? .resumed(opened.endpoint) : .connected(opened.endpoint))
         self.wasConnected = true
-        let link = self.makeLink(opened, files: nil)
+        let link = self.makeLink(opened, self.endpointIndex, files: nil)
         self.link = link
         do {
             try opened.start(link.session)
@@ -272,17 +325,17 @@ final class ClientEngine {
         }
     }
 
-    private func makeLink(_ opened: OpenedConnection, files: FileSnapshot?) -> Link {
+    func makeLink(_ opened: OpenedConnection, _ index: Int, files: FileSnapshot?) -> Link {
         self.lastLink += 1
         return Link(
             number: self.lastLink, session: SessionHandler(configuration: self.configuration, delegate: self), endpoint: opened.endpoint,
-            files: files)
+            endpointIndex: index, files: files)
     }
 
     /// Asks which store it is; mwDB's protocol cannot say.
-    private func greet(_ link: Link) {
+    func greet(_ link: Link) {
         guard case .native = self.clientProtocol else {
-            link.incarnation = .unknown
+            link.welcome = Link.Welcome()
             return self.becameReady(link)
         }
         link.session.write { NativeFrame.write(NativeHello.ours, id: Link.helloID, to: &$0) }
@@ -293,19 +346,22 @@ final class ClientEngine {
         }
     }
 
-    private func becameReady(_ link: Link) {
+    func becameReady(_ link: Link) {
         link.greetingTimer?.cancel()
-        if link === self.link {
-            self.armWatches(on: link)
-            self.sendQueued()
-        } else {
-            self.callsEnded()
-        }
+        guard link === self.link else { return self.callsEnded() }
+        self.takeIntoUse(link)
+        self.sendQueued()
+        self.deliverResults()
     }
 
-    private func armWatches(on link: Link) {
-        guard case .native = self.clientProtocol, let incarnation = link.incarnation else { return }
-        self.watches.connected(WatchDesk.Line(incarnation: incarnation) { [session = link.session] in session.write($0) })
+    /// Calls and watches go over this connection now.
+    func takeIntoUse(_ link: Link) {
+        guard let welcome = link.welcome else { return }
+        self.desk.connected(
+            AnswerOrigin(incarnation: welcome.incarnation, connection: link.number), maximumInFlight: welcome.maximumInFlight,
+            maximumMessageBytes: welcome.maximumMessageBytes)
+        guard case .native = self.clientProtocol else { return }
+        self.watches.connected(WatchDesk.Line(incarnation: welcome.incarnation) { [session = link.session] in session.write($0) })
     }
 
     /// Sends what the watches have collected.
@@ -319,13 +375,13 @@ final class ClientEngine {
         self.proceed(self.reconnection.attemptFailed(failure.kind, retryAfter: failure.retryAfter, using: &self.random))
     }
 
-    private func note(_ failure: ConnectionError) {
+    func note(_ failure: ConnectionError) {
         self.desk.lastError = failure.error
         self.logger.warning("disconnected", metadata: ["error": "\(failure.error)"])
         self.shared.events.send(.disconnected(failure.error))
     }
 
-    private func proceed(_ action: ReconnectionStateMachine.NextAction) {
+    func proceed(_ action: ReconnectionStateMachine.NextAction) {
         switch action {
         case .connect(let endpoint):
             self.connect(to: endpoint)
@@ -345,218 +401,14 @@ final class ClientEngine {
         self.connect(to: endpoint)
     }
 
-    private func schedule(in delay: Duration, _ body: @escaping (ClientEngine) -> Void) -> Scheduled<Void> {
+    func schedule(in delay: Duration, _ body: @escaping (ClientEngine) -> Void) -> Scheduled<Void> {
         self.schedule(at: self.now + TimeAmount(delay), body)
     }
 
-    private func schedule(at deadline: NIODeadline, _ body: @escaping (ClientEngine) -> Void) -> Scheduled<Void> {
+    func schedule(at deadline: NIODeadline, _ body: @escaping (ClientEngine) -> Void) -> Scheduled<Void> {
         self.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { [weak self] in
             if let self { body(self) }
         }
-    }
-}
-
-// MARK: - Another identity
-
-extension ClientEngine {
-    private func armIdentityWatch() {
-        guard let interval = self.configuration.identityWatchInterval, !self.configuration.identity.paths.isEmpty else { return }
-        self.watchTimer = self.schedule(in: interval) { $0.lookAtIdentity() }
-    }
-
-    private func lookAtIdentity() {
-        guard case .running = self.phase else { return }
-        NIOThreadPool.singleton.runIfActive(eventLoop: self.eventLoop) { [paths = self.configuration.identity.paths] in
-            FileSnapshot(of: paths)
-        }
-        .assumeIsolated().whenComplete { [weak self] (result: Result<FileSnapshot, any Error>) in
-            guard let self, case .running = self.phase else { return }
-            let isBusy = self.link == nil || self.moving != nil || self.successor != nil
-            if case .success(let files) = result, !isBusy, self.identityWatch.looked(at: files) { self.openSuccessor() }
-            self.armIdentityWatch()
-        }
-    }
-
-    /// A second connection, to where the first one is.
-    private func openSuccessor() {
-        let attempt = self.connector.connect(to: self.configuration.endpoints[self.endpointIndex])
-        self.moving = attempt
-        attempt.whenComplete { [weak self] result in
-            guard let self, self.moving === attempt else { return }
-            self.moving = nil
-            switch result {
-            case .success(let opened): self.successorOpened(opened, attempt.files)
-            case .failure(let failure): self.moveFailed(failure, with: attempt.files)
-            }
-        }
-    }
-
-    private func successorOpened(_ opened: OpenedConnection, _ files: FileSnapshot?) {
-        // The first one ended meanwhile, or the client does: whoever connects next reads the new files anyway.
-        guard case .running = self.phase, self.link != nil else { return opened.close() }
-        let link = self.makeLink(opened, files: files)
-        do {
-            try opened.start(link.session)
-        } catch {
-            return self.moveFailed(ConnectionError(error), with: files)
-        }
-        self.desk.count { $0.connections += 1 }
-        self.successor = link
-        self.moveTimer = self.schedule(in: self.configuration.timeouts.drain) { engine in
-            // It answers nothing any more: what it owes is lost, as with any connection that broke.
-            if engine.successor != nil { engine.link?.session.giveUp(.unresponsive) }
-        }
-        self.greet(link)
-    }
-
-    private func moveFailed(_ failure: ConnectionError, with files: FileSnapshot?) {
-        self.moveTimer?.cancel()
-        self.identityWatch.attemptFailed(with: files)
-        self.logger.warning("no connection with the new identity; the old one stays", metadata: ["error": "\(failure.error)"])
-    }
-
-    /// Every call is answered on the connection it was sent on; then the next ones go over the new one.
-    private func moveOverIfQuiet() {
-        guard let link = self.successor, link.isReady, self.desk.inFlightCount == 0 else { return }
-        let old = self.link
-        self.link = link
-        self.successor = nil
-        self.moveTimer?.cancel()
-        self.identityWatch.connected(with: link.files)
-        self.logger.info("moved over to a connection with the new identity", metadata: ["endpoint": "\(link.endpoint)"])
-        self.shared.events.send(.moved(link.endpoint))
-        self.watches.disconnected(because: Self.moved)
-        old?.session.close()
-        self.armWatches(on: link)
-        self.sendQueued()
-    }
-
-    private static let moved = ClientError(.connectionLost, subject: "connection", what: "was left for a new one")
-
-    private func forgetSuccessor() {
-        self.moving?.cancel()
-        self.moving = nil
-        self.moveTimer?.cancel()
-        let successor = self.successor
-        self.successor = nil
-        successor?.session.close()
-    }
-}
-
-// MARK: - What the connection says
-
-extension ClientEngine: SessionDelegate {
-    func session(_ session: SessionHandler, received message: ByteBuffer) {
-        // A connection that we have left says nothing new.
-        let known = session === self.link?.session ? self.link : session === self.successor?.session ? self.successor : nil
-        guard let link = known else { return }
-        do throws(ProtocolError) {
-            switch self.clientProtocol {
-            case .mwdb: self.received(try MWDBReply(message: message), in: session)
-            case .native:
-                var message = message
-                while let frame = try NativeFrame(readingFrom: &message) { try self.received(frame, on: link) }
-            }
-        } catch {
-            session.violated(CloseCode(rawValue: error.closeCode) ?? .protocolError, error.closeReason, error)
-        }
-    }
-
-    private func received(_ reply: MWDBReply, in session: SessionHandler) {
-        if let id = reply.id { return self.answered(.mwdb(reply), id, in: session) }
-        if case .forceReload(let pairs) = reply { self.reload(pairs) }
-    }
-
-    private func received(_ frame: NativeFrame, on link: Link) throws(ProtocolError) {
-        switch frame.role {
-        case .reply, .failure:
-            if frame.id == Link.helloID { return try self.welcomed(frame, link) }
-            guard link.isReady else { throw ProtocolError(.unknownType, "frame", expected: "a welcome", found: "something else") }
-            if NoticeDesk.owns(frame.id) { return }
-            guard WatchDesk.owns(frame.id) else { return self.answered(.native(frame), frame.id, in: link.session) }
-            if !self.watches.answered(frame) { link.session.violated(.protocolError, Self.unasked) }
-        case .event:
-            // Those of the connection that is about to take over come with its own watches.
-            if frame.id == .zero { return self.noticed(frame, link) }
-            // Events that no watch of ours has are for later clients.
-            if link === self.link { _ = self.watches.received(frame) }
-        case .request: throw ProtocolError(.unknownType, "frame", expected: "a reply, a failure or an event", found: "a request")
-        }
-    }
-
-    private static let unasked = "an answer to nothing that was asked"
-
-    private func welcomed(_ frame: NativeFrame, _ link: Link) throws(ProtocolError) {
-        guard !link.isReady, frame.role == .reply, frame.kind == NativeRequestKind.hello.rawValue else {
-            throw ProtocolError(.unknownType, "frame", expected: "one welcome", found: "something else")
-        }
-        link.incarnation = Incarnation(try NativeWelcome(frame.fields).incarnation) ?? .unknown
-        self.becameReady(link)
-    }
-
-    private func noticed(_ frame: NativeFrame, _ link: Link) {
-        switch NativeEventKind(rawValue: frame.kind) {
-        case .reload:
-            guard let notice = try? NativeReloadNotice(frame.fields) else { return }
-            self.notices.reload(notice) { [weak link] frame in
-                link?.session.write(frame)
-                link?.session.flush()
-            }
-        default: break
-        }
-    }
-
-    private func answered(_ reply: Reply, _ id: RequestID, in session: SessionHandler) {
-        switch self.desk.answered(reply, id: id) {
-        case .fine: self.reconnection.requestAnswered()
-        case .violation(let reason, let cause): session.violated(.protocolError, reason, cause)
-        }
-    }
-
-    private func reload(_ pairs: MWDBPairs) {
-        var changes: [Reload.Change]?
-        let dropped = self.shared.reloads.send(bytes: Reload.bytes(of: pairs)) { missed in
-            // Once, and only for somebody.
-            let copied = changes ?? Reload.changes(of: pairs)
-            changes = copied
-            return Reload(changes: copied, missedBefore: missed)
-        }
-        self.desk.count { counters in
-            counters.reloads += 1
-            counters.reloadsDropped += dropped
-        }
-    }
-
-    func sessionReadCompleted(_ session: SessionHandler) {
-        self.sendQueued()
-        self.callsEnded()
-    }
-
-    func sessionBecameWritable(_ session: SessionHandler) { self.sendQueued() }
-
-    func sessionEnded(_ session: SessionHandler, _ failure: ConnectionError) {
-        if let successor = self.successor, successor.session === session {
-            self.successor = nil
-            self.moveFailed(failure, with: successor.files)
-            return self.sendQueued()
-        }
-        guard let link = self.link, link.session === session else { return }
-        self.link = nil
-        link.greetingTimer?.cancel()
-        self.stabilityTimer?.cancel()
-        self.desk.connectionLost(because: failure.error)
-        self.watches.disconnected(because: failure.error)
-        switch self.phase {
-        case .draining, .closingHandshake: return self.end(with: nil)
-        case .idle, .running, .ended: break
-        }
-        if self.successor != nil {
-            // The new one is here already.
-            self.moveOverIfQuiet()
-            return self.deliverResults()
-        }
-        self.note(failure)
-        self.proceed(self.reconnection.connectionLost(failure.kind, retryAfter: failure.retryAfter, using: &self.random))
     }
 }
 

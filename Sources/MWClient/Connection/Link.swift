@@ -8,25 +8,49 @@ final class Link {
     let number: UInt64
     let session: SessionHandler
     let endpoint: Endpoint
+    /// Its place in the configuration.
+    let endpointIndex: Int
     /// What our identity was read from.
     let files: FileSnapshot?
     /// Nil until the server has said it.
-    var incarnation: Incarnation?
+    var welcome: Welcome?
     /// Until when it must have.
     var greetingTimer: Scheduled<Void>?
 
-    init(number: UInt64, session: SessionHandler, endpoint: Endpoint, files: FileSnapshot?) {
+    init(number: UInt64, session: SessionHandler, endpoint: Endpoint, endpointIndex: Int, files: FileSnapshot?) {
         self.number = number
         self.session = session
         self.endpoint = endpoint
+        self.endpointIndex = endpointIndex
         self.files = files
     }
 
     /// Calls can be sent.
-    var isReady: Bool { self.incarnation != nil }
+    var isReady: Bool { self.welcome != nil }
 
-    /// The id of the first request of a connection; calls have none below 0.
+    /// What the server says of itself; mwDB's protocol has no way to.
+    struct Welcome {
+        var incarnation = Incarnation.unknown
+        var maximumInFlight: Int?
+        var maximumMessageBytes: Int?
+
+        init() {}
+
+        init(_ welcome: NativeWelcome) {
+            self.incarnation = Incarnation(welcome.incarnation) ?? .unknown
+            if welcome.maximumRequestsInFlight > 0 { self.maximumInFlight = Int(clamping: welcome.maximumRequestsInFlight) }
+            if welcome.maximumMessageBytes > 0 { self.maximumMessageBytes = Int(clamping: welcome.maximumMessageBytes) }
+        }
+    }
+
+    // Ids of requests that are not calls, which have none below 0.
+
+    /// The first request of a connection.
     static let helloID = RequestID(-1)
+    /// Whatever is asked and whose answer nobody heeds.
+    static let unheededID = RequestID(-2)
+    /// The session of the writes is opened or kept alive: one question at a time.
+    static let sessionID = RequestID(-3)
 }
 
 extension NativeHello {

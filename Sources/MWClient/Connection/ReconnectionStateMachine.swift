@@ -84,6 +84,15 @@ package struct ReconnectionStateMachine: ~Copyable {
         return self.policy.stableAfter
     }
 
+    /// Another connection took over from the one that is up. Call ``stabilityElapsed(now:)`` after the time returned.
+    package mutating func moved(to endpoint: Int, now: NIODeadline) -> Duration {
+        switch self.state {
+        case .up, .connecting: self.state = .up(endpoint: endpoint, since: now, isProven: false)
+        case .idle, .waiting, .ended: break
+        }
+        return self.policy.stableAfter
+    }
+
     /// A request was answered on the connection.
     package mutating func requestAnswered() { self.prove() }
 

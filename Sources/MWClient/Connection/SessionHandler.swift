@@ -43,16 +43,10 @@ final class SessionHandler: ChannelInboundHandler {
         return context.channel.isWritable && self.outbound.readableBytes < self.configuration.limits.unsentBytes
     }
 
-    /// Collects a request; ``flush()`` sends what was collected.
-    func send(_ request: Request, id: RequestID) {
+    /// Collects a message; ``flush()`` sends what was collected.
+    func write(expectedBytes: Int = 256, _ body: (inout ByteBuffer) -> Void) {
         self.machine.writeMessage(
-            .binary, to: &self.outbound, expectedBytes: request.bytes.readableBytes, maskingKey: self.maskingKeys.next()
-        ) { request.write(id: id, to: &$0) }
-    }
-
-    /// Collects a message of unknown size.
-    func write(_ body: (inout ByteBuffer) -> Void) {
-        self.machine.writeMessage(.binary, to: &self.outbound, maskingKey: self.maskingKeys.next(), body)
+            .binary, to: &self.outbound, expectedBytes: expectedBytes, maskingKey: self.maskingKeys.next(), body)
     }
 
     func flush() {

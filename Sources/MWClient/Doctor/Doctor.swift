@@ -218,7 +218,8 @@ package struct Doctor: Sendable {
 
     /// A read that changes nothing.
     private func ask(_ endpoint: Endpoint) async -> Finding {
-        let configuration = self.configuration(for: endpoint)
+        var configuration = self.configuration(for: endpoint)
+        configuration.subprotocol = .mwdb
         let start = NIODeadline.now()
         do {
             try await withStorageClient(configuration, logger: self.logger) { client in

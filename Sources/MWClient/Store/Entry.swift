@@ -36,6 +36,12 @@ public struct ReadResult: Hashable, Sendable {
     public let revision: Revision
     /// One for each key that was asked for, in order; `nil` where it is absent.
     public let entries: [Entry?]
+
+    /// A result, for tests.
+    public init(revision: Revision, entries: [Entry?]) {
+        self.revision = revision
+        self.entries = entries
+    }
 }
 
 /// A lease's number, unique in a store for ever.

@@ -162,4 +162,11 @@ public struct TransactionResult: Hashable, Sendable {
     public let hasSucceeded: Bool
     /// One for each operation that was done, in order: what was at its key before it, `nil` where that was absent.
     public let entries: [Entry?]
+
+    /// A result, for tests.
+    public init(revision: Revision, hasSucceeded: Bool, entries: [Entry?]) {
+        self.revision = revision
+        self.hasSucceeded = hasSucceeded
+        self.entries = entries
+    }
 }

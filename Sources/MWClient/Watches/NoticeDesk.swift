@@ -9,18 +9,13 @@ final class NoticeDesk {
     /// Who holds copies; without anybody a notice is acknowledged at once.
     var reloadHandler: ReloadHandler?
 
-    /// Replies to acknowledgements say nothing: one id for all.
-    private static let doneID = RequestID(-2)
-
-    static func owns(_ id: RequestID) -> Bool { id == self.doneID }
-
     /// - Parameter write: puts a frame on the connection that the notice came from, if it is still there, and sends it.
     func reload(_ notice: NativeReloadNotice, _ write: @escaping (_ frame: (inout ByteBuffer) -> Void) -> Void) {
         let done = {
             write { buffer in
                 var message = NativeReloadDone()
                 message.reload = notice.reload
-                NativeFrame.write(message, id: Self.doneID, to: &buffer)
+                NativeFrame.write(message, id: Link.unheededID, to: &buffer)
             }
         }
         if let reloadHandler { reloadHandler(notice, done) } else { done() }

@@ -38,19 +38,26 @@ package struct NativeFields: Hashable, Sendable {
         // withUnsafeReadableBytes has no typed throws.
         let failure = unsafe self.bytes.withUnsafeReadableBytes { bytes -> ProtocolError? in
             do throws(ProtocolError) {
-                var offset = 0
-                while offset < bytes.count {
-                    let (tag, length) = try unsafe Self.header(bytes, at: offset)
-                    offset += Self.headerBytes
-                    unsafe try body(tag, UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + length]))
-                    offset += length
-                }
+                unsafe try Self.forEach(in: bytes, body)
                 return nil
             } catch {
                 return error
             }
         }
         if let failure { throw failure }
+    }
+
+    /// The same for the fields of a record, which are a field's value.
+    package static func forEach(
+        in bytes: UnsafeRawBufferPointer, _ body: (NativeTag, UnsafeRawBufferPointer) throws(ProtocolError) -> Void
+    ) throws(ProtocolError) {
+        var offset = 0
+        while offset < bytes.count {
+            let (tag, length) = try unsafe Self.header(bytes, at: offset)
+            offset += Self.headerBytes
+            unsafe try body(tag, UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + length]))
+            offset += length
+        }
     }
 
     /// One slice of the same storage for each field. Allocates the array: for clients, tests and what is rare.

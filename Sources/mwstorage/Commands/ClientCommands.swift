@@ -85,7 +85,7 @@ struct PutCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let key = try bytes.bytes(self.key, name: "key")
         let value = try input()
-        try await connection.withClient { client in try await client.put([(key: key, value: value)]) }
+        _ = try await connection.withClient { client in try await client.put([(key: key, value: value)]) }
         if output.format?.isJSON == true { try Output.line(JSONValue.object([("put", 1), ("bytes", .integer(Int64(value.count)))]).text) }
     }
 
@@ -133,7 +133,7 @@ struct RemoveCommand: AsyncParsableCommand, CommandWithOutput {
         }
         let isAsking = !yes && Output.isInputTerminal && Output.isErrorTerminal
         try Confirmation.ask("remove \(keys.map(Bytes.shown).joined(separator: ", "))?", yes: !isAsking)
-        try await connection.withClient { client in try await client.remove(keys) }
+        _ = try await connection.withClient { client in try await client.remove(keys) }
         if output.format?.isJSON == true { try Output.line(JSONValue.object([("removed", .integer(Int64(keys.count)))]).text) }
     }
 }

@@ -28,6 +28,7 @@ extension ConnectionOptions {
         let source = try material(settings)
         if loadsIdentity { _ = try CommandFailure.configuration { try source.load() } }
         var configuration = StorageClientConfiguration(endpoints: urls ?? [], identity: source)
+        configuration.subprotocol = .mwdb
         configuration.verification = try verification(settings)
         configuration.reconnection.maximumFailedRounds = 1
         if let timeout = try settings.value(.timeout, expected: "a span of time: 500ms, 30s, 5m", { TimeSpan(argument: $0) }) {

@@ -82,6 +82,8 @@ extension CommandFailure {
             case .deadlineExceeded: error.mayHaveTakenEffect ? .outcomeUnknown : .unreachable
             case .cancelled: error.mayHaveTakenEffect ? .outcomeUnknown : .interrupted
             case .invalidArgument: .badInput
+            case .unsupported: .usage
+            case .compacted, .wrongIncarnation, .snapshotLost, .leaseLost: .outcomeUnknown
             default: .internalError
             }
         self.init(

@@ -47,6 +47,7 @@ final class ACMEServerBench: Sendable {
             certificateChainFile: directory.file("client.chain.pem"), privateKeyFile: directory.file("client.key.pem"), trustFile: root)
         var configuration = StorageClientConfiguration(
             endpoints: [try Endpoint("wss://\(address):\(pebble.tlsPort)")], identity: identity)
+        configuration.subprotocol = .mwdb
         configuration.verification = .name(name)
         configuration.timeouts.request = .seconds(120)
         configuration.reconnection.maximumFailedRounds = failedRounds
