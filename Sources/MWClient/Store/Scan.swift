@@ -35,11 +35,13 @@ public struct ScanOptions: Hashable, Sendable {
 /// changed since, and throws `snapshotLost` otherwise. Not consistent, it goes on behind the last key. A snapshot that is not read for long
 /// ends as well; the server says how long.
 public struct Scan: AsyncSequence, Sendable {
+    /// What it goes through.
     public typealias Element = Entry
 
     /// The same, a page at a time.
     public let pages: ScanPages
 
+    /// Begins anew; nothing is asked before the first element is.
     public func makeAsyncIterator() -> Iterator { Iterator(pages: self.pages.makeAsyncIterator()) }
 
     /// Goes through the entries once.
@@ -75,12 +77,14 @@ public struct ScanPage: Hashable, Sendable {
 
 /// The pages of a ``Scan``. There is at least one, if the range is empty, too: it says the revision.
 public struct ScanPages: AsyncSequence, Sendable {
+    /// What it goes through.
     public typealias Element = ScanPage
 
     let core: ClientCore
     let range: KeyRange
     let options: ScanOptions
 
+    /// Begins anew; nothing is asked before the first element is.
     public func makeAsyncIterator() -> Iterator {
         Iterator(cursor: ScanCursor(core: self.core, range: self.range, options: self.options))
     }
