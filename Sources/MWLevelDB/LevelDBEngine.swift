@@ -54,6 +54,8 @@ final class LevelDBEngine: StorageEngine {
 
     func snapshot() throws(StorageError) -> any EngineSnapshot { LevelDBSnapshot(database) }
 
+    func checkpoint(to directory: String) throws(StorageError) -> Bool { false }
+
     /// The log that is replayed on opening holds at most two write buffers, and no more than was written.
     var bytesNeededToReopen: Int { min(2 * writeBufferBytes, appliedBytes.load(ordering: .relaxed)) }
 

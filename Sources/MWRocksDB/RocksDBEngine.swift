@@ -44,6 +44,15 @@ final class RocksDBEngine: StorageEngine {
 
     func snapshot() throws(StorageError) -> any EngineSnapshot { RocksDBSnapshot(database) }
 
+    func checkpoint(to directory: String) throws(StorageError) -> Bool {
+        let checkpoint = unsafe try database.check { unsafe rocksdb_checkpoint_object_create(database.pointer, $0) }
+        guard let checkpoint = unsafe checkpoint else { return false }
+        defer { unsafe rocksdb_checkpoint_object_destroy(checkpoint) }
+        // 0: what is in memory becomes a table, whatever the size of the log.
+        try unsafe database.check { unsafe rocksdb_checkpoint_create(checkpoint, directory, 0, $0) }
+        return true
+    }
+
     /// What is in memory is replayed from the log on opening, and written out as tables there.
     var bytesNeededToReopen: Int {
         var bytes: UInt64 = 0

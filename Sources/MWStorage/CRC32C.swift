@@ -1,9 +1,15 @@
-/// The Castagnoli checksum (RFC 3720 appendix B.4), for export streams.
+/// The Castagnoli checksum (RFC 3720 appendix B.4), for export streams and backups.
 struct CRC32C {
     private var state: UInt32 = 0xFFFF_FFFF
 
     /// The checksum of all that was added.
     var value: UInt32 { ~state }
+
+    static func of(_ bytes: some Sequence<UInt8>) -> UInt32 {
+        var crc = CRC32C()
+        crc.add(bytes)
+        return crc.value
+    }
 
     mutating func add(_ bytes: some Sequence<UInt8>) {
         var state = state

@@ -7,6 +7,7 @@
 //                        migrating from 1         only while values of that version may be there (``StoreMigration``)
 //     lock             locked (flock) while a process has the store open; holds its process id in decimal and \n
 //     engine/          the engine's own files, mode 0700
+//     checkpoint/      while a backup is being made: links to some of these files
 //     acme/            the server's own certificate, where it gets it itself: not of the store, and never touched by it
 
 import Glibc
@@ -26,7 +27,12 @@ final class DataDirectory: Sendable {
     private static let formatMagic = "mwstorage-store"
     private static let maximumFormatBytes = 4096
 
+    /// There while a backup is restored (Restore.swift).
+    static let restoringName = "restoring"
+
     var engineDirectory: String { path + "/engine" }
+    /// Where a backup has the engine's checkpoint for a while.
+    var checkpointDirectory: String { path + "/checkpoint" }
 
     /// Opens the store in `path`, or makes one if there is nothing in it.
     init(path: String, engineName: String) throws(StorageError) {
@@ -56,7 +62,7 @@ final class DataDirectory: Sendable {
     /// Every value has its envelope.
     func endMigration() throws(StorageError) { try DataDirectory.writeFormat(of: path, engineName: engineName) }
 
-    private static func writeFormat(of path: String, engineName: String, _ more: String = "") throws(StorageError) {
+    static func writeFormat(of path: String, engineName: String, _ more: String = "") throws(StorageError) {
         try FileDescriptor.replace(path + "/format", with: Array("\(formatMagic) \(formatVersion)\nengine \(engineName)\n\(more)".utf8))
     }
 
@@ -64,7 +70,7 @@ final class DataDirectory: Sendable {
     func release() { Self.unlock(lock) }
 
     /// Unlocked by hand: a child that was forked at this moment, and has not reached its exec, still shares the descriptor and the lock.
-    private static func unlock(_ lock: FileDescriptor) {
+    static func unlock(_ lock: FileDescriptor) {
         _ = flock(lock.raw, LOCK_UN)
         lock.close()
     }
@@ -87,7 +93,7 @@ final class DataDirectory: Sendable {
     /// Values are not encrypted: only their owner may look.
     ///
     /// A directory that is empty, as of a new volume, and ours becomes private; one that holds a store is as somebody wanted it, and wrong.
-    private static func requirePrivate(_ path: String) throws(StorageError) {
+    static func requirePrivate(_ path: String) throws(StorageError) {
         var status = stat()
         guard unsafe stat(path, &status) == 0 else { throw StorageError(errno: errno, subject: path) }
         let mode = status.st_mode & 0o7777
@@ -98,8 +104,12 @@ final class DataDirectory: Sendable {
             expected: "mode 0700", remedy: "run: chmod 700 \(path)")
     }
 
-    private static func checkIsOursOrEmpty(_ path: String) throws(StorageError) {
+    static func checkIsOursOrEmpty(_ path: String) throws(StorageError) {
         let names = try FileDescriptor.names(in: path)
+        guard names.contains("format") || !names.contains(restoringName) else {
+            throw StorageError(
+                .notAStore, subject: path, found: "a restore that was not finished", remedy: "run `mwstorage restore` again")
+        }
         guard !names.contains("format"), let stranger = names.first(where: { !harmlessNames.contains($0) }) else { return }
         let isDatabase = names.contains("CURRENT")
         throw StorageError(
@@ -140,7 +150,7 @@ final class DataDirectory: Sendable {
         return version < formatVersion || lines.dropFirst(2).contains { $0 == migratingLine }
     }
 
-    private static func acquireLock(_ path: String) throws(StorageError) -> FileDescriptor {
+    static func acquireLock(_ path: String) throws(StorageError) -> FileDescriptor {
         let file = try FileDescriptor(opening: path, O_CREAT | O_RDWR, mode: 0o600)
         guard flock(file.raw, LOCK_EX | LOCK_NB) == 0 else {
             let reason = errno

@@ -23,6 +23,25 @@ package struct FileDescriptor: Sendable {
         }
     }
 
+    /// Fills the front of `buffer`.
+    ///
+    /// - Returns: how much of it; nil at the end of the file.
+    package func read(into buffer: inout [UInt8], subject: String) throws(StorageError) -> Int? {
+        while true {
+            let count = unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(raw, $0.baseAddress, $0.count) }
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw StorageError(errno: errno, subject: subject) }
+            return count == 0 ? nil : count
+        }
+    }
+
+    /// Brings a file, or a directory, to stable storage.
+    package static func sync(_ path: String) throws(StorageError) {
+        let file = try FileDescriptor(opening: path, O_RDONLY)
+        defer { file.close() }
+        try file.sync(subject: path)
+    }
+
     package func sync(subject: String) throws(StorageError) {
         guard fsync(raw) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
@@ -79,11 +98,7 @@ package struct FileDescriptor: Sendable {
         let to = try FileDescriptor(opening: target, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
         defer { to.close() }
         var buffer = [UInt8](repeating: 0, count: 256 << 10)
-        while true {
-            let count = unsafe buffer.withUnsafeMutableBytes { unsafe Glibc.read(from.raw, $0.baseAddress, $0.count) }
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw StorageError(errno: errno, subject: source) }
-            if count == 0 { return }
+        while let count = try from.read(into: &buffer, subject: source) {
             try to.write(count == buffer.count ? buffer : Array(buffer[..<count]), subject: target)
         }
     }

@@ -19,8 +19,9 @@ final class ReopenableEngine: @unchecked Sendable {
     private let sequence = Atomic<UInt64>(0)
     private let lastRevision: Atomic<UInt64>
 
-    private let factory: StorageEngineFactory
-    private let directory: DataDirectory
+    let factory: StorageEngineFactory
+    let directory: DataDirectory
+    private let backup = Mutex<Void>(())
     private let options: EngineOptions
 
     /// Free space beyond what the engine asks for, in bytes: its manifest, options and first log blocks.
@@ -40,6 +41,18 @@ final class ReopenableEngine: @unchecked Sendable {
             throw error
         }
         self.engine = engine
+    }
+
+    /// Runs `body` unless it, or another one, runs already.
+    func exclusiveBackup<R>(_ body: (ReopenableEngine) throws(StorageError) -> R) throws(StorageError) -> R {
+        var result: Result<R, StorageError>?
+        backup.withLockIfAvailable { _ in
+            do throws(StorageError) { result = .success(try body(self)) } catch { result = .failure(error) }
+        }
+        guard let result else {
+            throw StorageError(.locked, subject: directory.path, found: "another backup is under way", remedy: "wait for its end")
+        }
+        return try result.get()
     }
 
     /// How far the store has come.

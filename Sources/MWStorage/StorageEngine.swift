@@ -22,6 +22,12 @@ package protocol StorageEngine: EngineReading {
     /// The map as it is now, unmoved by later writes. Its calls must have ended when `close` is called.
     func snapshot() throws(StorageError) -> any EngineSnapshot
 
+    /// Copies the map as it is now, whole, into `directory`, which does not exist, without holding anybody up: by links to the
+    /// files that do not change. Anybody may open the copy afterwards.
+    ///
+    /// - Returns: false if the engine cannot; then nothing was made.
+    func checkpoint(to directory: String) throws(StorageError) -> Bool
+
     /// How much free space opening the engine again may take (the log that it replays is written out as tables).
     var bytesNeededToReopen: Int { get }
 

@@ -53,6 +53,8 @@ public struct StorageError: Error, Sendable {
         public static let leaseUnknown = Code("leaseUnknown")
         /// The request cannot be done as it is: the description says why.
         public static let invalidRequest = Code("invalidRequest")
+        /// Something is already there, and is not replaced.
+        public static let alreadyExists = Code("alreadyExists")
         /// An export stream does not have the shape of one.
         public static let streamMalformed = Code("streamMalformed")
         /// An export stream ends before its end record.

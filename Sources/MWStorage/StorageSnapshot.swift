@@ -122,6 +122,27 @@ package final class StorageSnapshot: Sendable {
         }
     }
 
+    /// Appends everything from the engine's key `lower` on, of all keyspaces, to `batch`, until that is full.
+    ///
+    /// - Returns: where to go on; nil at the end.
+    func fill(_ batch: inout WriteBatch, from lower: [UInt8]) throws(StorageError) -> [UInt8]? {
+        var next: [UInt8]?
+        try withSnapshot { (snapshot) throws(StorageError) in
+            try unsafe snapshot.scan(KeyRange(lower: lower), .forward) { key, value in
+                guard let prefix = unsafe key.first else { return true }
+                guard batch.byteCount < StorageSnapshot.defaultPageBytes else {
+                    next = unsafe Array(key)
+                    return false
+                }
+                let open = unsafe batch.beginPut(in: Keyspace(rawPrefix: prefix), key: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
+                unsafe batch.appendValue(value)
+                batch.endPut(open)
+                return true
+            }
+        }
+        return next
+    }
+
     private func withSnapshot(_ body: (any EngineSnapshot) throws(StorageError) -> Void) throws(StorageError) {
         try engine.withEngine { (_) throws(StorageError) in
             guard engine.generation == generation else {

@@ -19,6 +19,10 @@ package final class MemoryDisk: Sendable {
         package var failOpens: StorageError.Code?
         /// Runs in the middle of each write, on the thread that writes: a slow disk, or a test that waits.
         package var duringWrite: (@Sendable () -> Void)?
+        /// Copies for backups fail.
+        package var failCheckpoints: StorageError.Code?
+        /// Runs before each copy for a backup.
+        package var duringCheckpoint: (@Sendable () -> Void)?
 
         package init() {}
     }
@@ -48,18 +52,52 @@ package final class MemoryDisk: Sendable {
 
 extension StorageEngineFactory {
     /// An engine in memory, for tests: what it stores lives as long as `disk`.
-    package static func memory(_ disk: MemoryDisk = MemoryDisk()) -> StorageEngineFactory {
+    package static func memory(_ disk: MemoryDisk) -> StorageEngineFactory { memory { _ in disk } }
+
+    /// An engine in memory, for tests: each directory has a disk of its own, as long as the factory lives.
+    package static func memory() -> StorageEngineFactory {
+        let disks = MemoryDisks()
+        return memory { disks[$0] }
+    }
+
+    private static func memory(_ disk: @escaping @Sendable (_ directory: String) -> MemoryDisk) -> StorageEngineFactory {
         StorageEngineFactory(
             name: "memory",
             open: { (directory, _) throws(StorageError) in
+                let disk = disk(directory)
                 let failure = disk.state.withLock { state in
                     state.openCount += 1
                     return state.faults.failOpens
                 }
                 if let failure { throw StorageError(failure, subject: directory, found: "an injected fault on opening") }
+                if let copied = try OrderedBytes(readingFrom: directory) { disk.fill(copied) }
                 return MemoryEngine(disk: disk)
             },
-            openReadOnly: { (_, _) throws(StorageError) in MemorySnapshot(disk.state.withLock { $0.stored }) })
+            openReadOnly: { (directory, _) throws(StorageError) in
+                MemorySnapshot(try OrderedBytes(readingFrom: directory) ?? disk(directory).state.withLock { $0.stored })
+            })
+    }
+}
+
+private final class MemoryDisks: Sendable {
+    private let disks = Mutex<[String: MemoryDisk]>([:])
+
+    subscript(directory: String) -> MemoryDisk {
+        disks.withLock { disks in
+            if let disk = disks[directory] { return disk }
+            let disk = MemoryDisk()
+            disks[directory] = disk
+            return disk
+        }
+    }
+}
+
+extension MemoryDisk {
+    /// Unless there is something already.
+    fileprivate func fill(_ copied: OrderedBytes) {
+        state.withLock { state in
+            if state.buffered.isEmpty { (state.stored, state.buffered) = (copied, copied) }
+        }
     }
 }
 
@@ -134,6 +172,15 @@ private final class MemoryEngine: StorageEngine {
     }
 
     func snapshot() throws(StorageError) -> any EngineSnapshot { MemorySnapshot(view.withLock { $0.values }) }
+
+    /// A copy is a file; a disk that holds nothing opens it.
+    func checkpoint(to directory: String) throws(StorageError) -> Bool {
+        let faults = disk.state.withLock { $0.faults }
+        faults.duringCheckpoint?()
+        if let code = faults.failCheckpoints { throw StorageError(code, subject: "memory", found: "an injected fault on copying") }
+        try view.withLock { $0.values }.write(to: directory)
+        return true
+    }
 
     func close() {}
 

@@ -1,4 +1,5 @@
 import Glibc
+import MWStorage
 
 /// A sorted map of bytes to bytes whose copies share what they have in common: a copy costs nothing, a change the path to it.
 ///
@@ -49,6 +50,8 @@ struct OrderedBytes: Sendable {
     func forEach(from lower: [UInt8], to upper: [UInt8]?, isBackward: Bool, _ body: ([UInt8], [UInt8]) -> Bool) {
         _ = OrderedBytes.visit(root, lower, upper, isBackward, body)
     }
+
+    var isEmpty: Bool { root == nil }
 
     private static func visit(
         _ node: Node?, _ lower: [UInt8], _ upper: [UInt8]?, _ isBackward: Bool, _ body: ([UInt8], [UInt8]) -> Bool
@@ -119,5 +122,36 @@ struct OrderedBytes: Sendable {
             }
         }
         return common != 0 ? common : CInt((left.count - right.count).signum())
+    }
+}
+
+extension OrderedBytes {
+    private static let fileName = "memory"
+
+    /// Nil if nothing was written there.
+    init?(readingFrom directory: String) throws(StorageError) {
+        guard let bytes = try FileDescriptor.contents(of: directory + "/" + OrderedBytes.fileName, atMost: 64 << 20) else { return nil }
+        var rest = bytes[...]
+        func piece() -> [UInt8]? {
+            guard rest.count >= 4 else { return nil }
+            let count = rest.prefix(4).reduce(0) { $0 << 8 | Int($1) }
+            guard rest.count >= 4 + count else { return nil }
+            defer { rest = rest.dropFirst(4 + count) }
+            return Array(rest.dropFirst(4).prefix(count))
+        }
+        while let key = piece(), let value = piece() { self[key] = value }
+    }
+
+    func write(to directory: String) throws(StorageError) {
+        try FileDescriptor.makeDirectories(directory)
+        var bytes: [UInt8] = []
+        forEach(from: [], to: nil, isBackward: false) { key, value in
+            for piece in [key, value] {
+                bytes += (0..<4).map { UInt8(truncatingIfNeeded: piece.count >> (24 - 8 * $0)) }
+                bytes += piece
+            }
+            return true
+        }
+        try FileDescriptor.replace(directory + "/" + OrderedBytes.fileName, with: bytes)
     }
 }

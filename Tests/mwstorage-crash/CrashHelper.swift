@@ -2,6 +2,7 @@
 //
 //   mwstorage-crash kill ENGINE DIRECTORY ROUND SYNC|OS    writes until it is killed
 //   mwstorage-crash full ENGINE DIRECTORY                  writes until the disk is full
+//   mwstorage-crash backup ENGINE DIRECTORY                writes, backs up and restores until it is killed
 //   mwstorage-crash issue …                                see KilledIssuer
 
 import Glibc
@@ -20,6 +21,7 @@ import MWStorage
             guard words.count == 6, let durability = Durability(rawValue: words[5]) else { exit(64) }
             try KilledWriter.run(engine, words[3], round: words[4], durability)
         case "full": try await LimitedWriter.run(engine, words[3])
+        case "backup": try await KilledBackup.run(engine, words[3])
         default: exit(64)
         }
     }
