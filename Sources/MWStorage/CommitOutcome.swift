@@ -61,6 +61,12 @@ package struct SessionGrant: Hashable, Sendable {
     package var timeToLive: Duration
     /// Writes that may be without an acknowledged outcome at once.
     package var maximumOutcomes: Int
+
+    package init(session: SessionID, timeToLive: Duration, maximumOutcomes: Int) {
+        self.session = session
+        self.timeToLive = timeToLive
+        self.maximumOutcomes = maximumOutcomes
+    }
 }
 
 /// A lease, as it has been granted or kept.
@@ -70,6 +76,13 @@ package struct LeaseGrant: Hashable, Sendable {
     package var timeToLive: Duration
     package var remaining: Duration
     package var isRepeated = false
+
+    package init(lease: LeaseID, timeToLive: Duration, remaining: Duration, isRepeated: Bool = false) {
+        self.lease = lease
+        self.timeToLive = timeToLive
+        self.remaining = remaining
+        self.isRepeated = isRepeated
+    }
 }
 
 /// Which write of a client's this is: a repetition of it does nothing, and gets the first one's outcome.

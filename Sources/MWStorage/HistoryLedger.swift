@@ -18,12 +18,25 @@ struct HistoryLedger {
     /// Of each bound, the part that a span may take: what is kept is by so much less than what may be.
     private static let spansPerBound = 128
 
-    /// - Parameter began: when the oldest revision was made.
-    init(compacted: Revision, last: Revision, bytes: Int, began: Duration) {
+    init(compacted: Revision) { self.compacted = compacted }
+
+    /// Of what is stored: bytes in all, and when a revision was made.
+    init(
+        compacted: Revision, last: Revision, bytes: Int, time: (Revision) throws(StorageError) -> Duration
+    ) throws(StorageError) {
         self.compacted = compacted
         guard last > compacted else { return }
-        self.byteCount = bytes
-        spans.append(Span(last: last, bytes: bytes, began: began))
+        byteCount = bytes
+        let count = last.number - compacted.number
+        let spanCount = min(UInt64(HistoryLedger.spansPerBound), count)
+        var first = compacted.number + 1
+        for index in 1...spanCount {
+            let (high, low) = count.multipliedFullWidth(by: index)
+            let end = compacted.number + spanCount.dividingFullWidth((high, low)).quotient
+            spans.append(Span(last: Revision(end), bytes: bytes / Int(spanCount), began: try time(Revision(first))))
+            first = end + 1
+        }
+        spans[0].bytes += bytes % Int(spanCount)
     }
 
     var last: Revision { spans.last?.last ?? compacted }

@@ -329,26 +329,30 @@ extension StoreMachine {
         self.previousRevision = revision
         self.storedCompacted = compacted
         self.trimmed = compacted
-        self.history = HistoryLedger(compacted: compacted, last: compacted, bytes: 0, began: .zero)
+        self.history = HistoryLedger(compacted: compacted)
         self.prefixes = prefixes
         self.lastLease = lastLease
     }
 
     private mutating func loadHistory(from snapshot: any EngineSnapshot, wallTime: UInt64) throws(StorageError) {
-        let bytes: UInt64 = try MetaRecord.read(MetaRecord.historyBytesKey, from: snapshot) ?? 0
         var oldest: Revision?
-        var time = wallTime
-        try unsafe StoreMachine.scan(.history, of: snapshot, isFirstOnly: true) { (key, record) throws(StorageError) in
+        try unsafe StoreMachine.scan(.history, of: snapshot, isFirstOnly: true) { (key, _) throws(StorageError) in
             oldest = try unsafe HistoryRecord.revision(ofKey: key)
-            time = try unsafe HistoryRecord.time(of: record)
         }
         guard let oldest, oldest > .zero else { return }
         // A commit may have forgotten more than it took off the disk.
         trimmed = min(Revision(oldest.number - 1), trimmed)
-        // The time of day may have been set back.
-        let age = Duration.milliseconds(Int64(clamping: wallTime > time ? wallTime - time : 0))
-        history = HistoryLedger(
-            compacted: storedCompacted, last: revision, bytes: Int(clamping: bytes), began: now - min(age, limits.maximumHistoryAge))
+        let bytes: UInt64 = try MetaRecord.read(MetaRecord.historyBytesKey, from: snapshot) ?? 0
+        let (now, longest) = (now, limits.maximumHistoryAge)
+        history = try HistoryLedger(compacted: storedCompacted, last: revision, bytes: Int(clamping: bytes)) {
+            (revision) throws(StorageError) in
+            var time = wallTime
+            try unsafe StoreMachine.scan(.history, KeyRange(lower: HistoryRecord.key(of: revision)), of: snapshot, isFirstOnly: true) {
+                (_, record) throws(StorageError) in time = try unsafe HistoryRecord.time(of: record)
+            }
+            // The time of day may have been set, and not only forth.
+            return now - min(.milliseconds(Int64(clamping: wallTime > time ? wallTime - time : 0)), longest)
+        }
     }
 
     /// After a failed commit: goes on from what has been read afresh, but gives out nothing that it gave out before.
@@ -364,6 +368,6 @@ extension StoreMachine {
     private mutating func skip(to lost: Revision) {
         revision = lost
         previousRevision = lost
-        history = HistoryLedger(compacted: lost, last: lost, bytes: 0, began: now)
+        history = HistoryLedger(compacted: lost)
     }
 }

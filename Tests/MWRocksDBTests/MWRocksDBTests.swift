@@ -11,4 +11,13 @@ import Testing
 
     @Test("a store of version 1 becomes one of version 2, with the same values")
     func migration() async throws { try await Migrations.wholeStore(.rocksDB) }
+
+    @Test("requests of all kinds, repetitions and restarts do as the model of a store does")
+    func rounds() async throws {
+        for seed in 0..<3 as Range<UInt64> {
+            try await withTemporaryDirectory { directory in
+                try await onOwnThread { try StoreRounds.run(.rocksDB, in: directory + "/store", seed: seed, count: 150) }
+            }
+        }
+    }
 }
