@@ -21,6 +21,24 @@ public struct ServerLimits: Sendable, Hashable {
     /// message, at the most two seconds.
     public var maximumKeysPerRequest = 1_048_576
 
+    /// Conditions of one transaction, and operations of both its branches, in all. More are refused and nothing of it is done: they are looked
+    /// at on the commit thread, while everybody's writes wait. 4,096, which the store has too: some milliseconds.
+    public var maximumTransactionOperations = 4_096
+
+    /// Entries in one page of a scan; whoever wants more asks for the next. 1,000: half a millisecond of an event loop.
+    public var maximumScanEntries = 1_000
+
+    /// Bytes of keys and values after which a page of a scan ends, unless its only entry is larger. 256 KiB: what one write to the network
+    /// takes well, and far below any message limit.
+    public var maximumScanBytes = 256 * 1024
+
+    /// Snapshots that one connection holds. The next is refused: each keeps the engine from forgetting what was changed since. 16: scans of
+    /// some parts of a program at once.
+    public var maximumSnapshotsPerConnection = 16
+
+    /// How long a snapshot stays that is not read from. 60 s: between two pages of a scan by somebody who looks at them.
+    public var snapshotLifetime: Duration = .seconds(60)
+
     /// Silence of a peer before it is pinged: below the 30 to 60 s after which middleboxes forget a connection.
     public var pingInterval: Duration = .seconds(20)
 

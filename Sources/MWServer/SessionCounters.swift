@@ -35,6 +35,15 @@ package struct SessionCounters: Sendable {
     package var putRequests: UInt64 = 0
     package var removeRequests: UInt64 = 0
     package var prefixRequests: UInt64 = 0
+    // Of the native protocol only.
+    package var scanRequests: UInt64 = 0
+    package var transactionRequests: UInt64 = 0
+    /// Opened and closed.
+    package var snapshotRequests: UInt64 = 0
+    /// Opened, resumed and closed.
+    package var sessionRequests: UInt64 = 0
+    /// Granted, kept and revoked.
+    package var leaseRequests: UInt64 = 0
     package var failedRequests: UInt64 = 0
     /// Beyond the rights of who asked; each of them failed too.
     package var deniedRequests: UInt64 = 0
@@ -71,6 +80,11 @@ struct ServerMetrics: Sendable {
     private let put = Counter(label: "mwstorage_requests_total", dimensions: [("type", "put")])
     private let remove = Counter(label: "mwstorage_requests_total", dimensions: [("type", "remove")])
     private let prefix = Counter(label: "mwstorage_requests_total", dimensions: [("type", "prefix")])
+    private let scan = Counter(label: "mwstorage_requests_total", dimensions: [("type", "scan")])
+    private let transaction = Counter(label: "mwstorage_requests_total", dimensions: [("type", "transaction")])
+    private let snapshot = Counter(label: "mwstorage_requests_total", dimensions: [("type", "snapshot")])
+    private let session = Counter(label: "mwstorage_requests_total", dimensions: [("type", "session")])
+    private let lease = Counter(label: "mwstorage_requests_total", dimensions: [("type", "lease")])
     private let failed = Counter(label: "mwstorage_requests_failed_total")
     private let denied = Counter(label: "mwstorage_requests_denied_total")
     private let keysRead = Counter(label: "mwstorage_keys_read_total")
@@ -104,6 +118,11 @@ struct ServerMetrics: Sendable {
         self.put.add(counters.putRequests)
         self.remove.add(counters.removeRequests)
         self.prefix.add(counters.prefixRequests)
+        self.scan.add(counters.scanRequests)
+        self.transaction.add(counters.transactionRequests)
+        self.snapshot.add(counters.snapshotRequests)
+        self.session.add(counters.sessionRequests)
+        self.lease.add(counters.leaseRequests)
         self.failed.add(counters.failedRequests)
         self.denied.add(counters.deniedRequests)
         self.keysRead.add(counters.keysRead)

@@ -81,21 +81,19 @@ package final class StorageLoop: SessionFactory {
     // MARK: Requests
 
     func submit(_ request: PendingRequest, _ body: (inout WriteBatch) throws(StorageError) -> Void) throws(StorageError) {
-        let slot = self.takeSlot()
-        do throws(StorageError) {
-            try self.submitter.submit(token: UInt64(slot), body)
-        } catch {
-            self.freeSlots.append(slot)
-            throw error
-        }
-        self.pending[slot] = request
-        self.loop.scheduleTurnEnd()
+        try self.submit(request) { (submitter, token) throws(StorageError) in try submitter.submit(token: token, body) }
     }
 
     func allocatePrefix(_ request: PendingRequest) throws(StorageError) {
+        try self.submit(request) { (submitter, token) throws(StorageError) in try submitter.allocatePrefix(token: token) }
+    }
+
+    /// Hands over what `body` submits with the token that it is given; `request` is told of the outcome, unless this throws.
+    @inline(__always)
+    func submit(_ request: PendingRequest, _ body: (Submitter, UInt64) throws(StorageError) -> Void) throws(StorageError) {
         let slot = self.takeSlot()
         do throws(StorageError) {
-            try self.submitter.allocatePrefix(token: UInt64(slot))
+            try body(self.submitter, UInt64(slot))
         } catch {
             self.freeSlots.append(slot)
             throw error
@@ -145,7 +143,11 @@ package final class StorageLoop: SessionFactory {
         guard !self.congested.isEmpty, !self.isCongested else { return }
         let sessions = self.congested
         self.congested = []
-        for session in sessions { session.release(.congestion) }
+        for session in sessions {
+            session.release(.congestion)
+            // There may be the rest of a message.
+            if session.isOpen { session.delegate.mayGoOn(in: session) }
+        }
     }
 
     /// Another loop's requests may be what was in the way: nothing tells this one when they are gone.

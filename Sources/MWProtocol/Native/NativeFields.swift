@@ -88,6 +88,46 @@ package struct NativeFields: Hashable, Sendable {
     }
 }
 
+// MARK: - Reading in place
+
+extension NativeTag {
+    /// Throws ``ProtocolError/Code/unsupportedField`` if a field of this tag, which nobody knows, cannot be skipped.
+    @inline(__always)
+    package func checkSkippable() throws(ProtocolError) {
+        guard self.isCritical else { return }
+        throw ProtocolError(.unsupportedField, "field \(self)", expected: "only fields that this version knows")
+    }
+}
+
+extension UnsafeRawBufferPointer {
+    /// A field's value as an integer.
+    @inline(__always)
+    package func nativeInteger(_ name: StaticString) throws(ProtocolError) -> Int64 {
+        guard self.count == MemoryLayout<Int64>.size else {
+            throw ProtocolError(.malformedField, "field \(name)", expected: "an integer of 8 bytes", found: "\(self.count) bytes")
+        }
+        return Int64(bigEndian: unsafe self.loadUnaligned(as: Int64.self))
+    }
+
+    /// A field's value as a truth.
+    @inline(__always)
+    package func nativeTruth(_ name: StaticString) throws(ProtocolError) -> Bool {
+        guard self.count == 1, unsafe self[0] <= 1 else {
+            throw ProtocolError(.malformedField, "field \(name)", expected: "one byte, 0 or 1")
+        }
+        return unsafe self[0] == 1
+    }
+}
+
+extension Optional {
+    /// Keeps the value of a field that may come once.
+    @inline(__always)
+    package mutating func setNativeField(_ name: StaticString, _ value: Wrapped) throws(ProtocolError) {
+        guard self == nil else { throw ProtocolError(.malformedField, "field \(name)", expected: "it at most once", found: "it twice") }
+        self = value
+    }
+}
+
 // MARK: - Writing
 
 extension ByteBuffer {

@@ -16,6 +16,18 @@ package protocol AdministrationService: AnyObject, Sendable {
     func perform(
         _ request: NativeReloadClientsRequest, by administrator: Principal, on asking: UInt64
     ) async throws -> NativeReloadClients
+    func perform(_ request: NativeBackupRequest, by administrator: Principal) async throws -> NativeBackup
+    func perform(_ request: NativeCompactRequest, by administrator: Principal) async throws -> NativeCompacted
+}
+
+extension AdministrationService {
+    package func perform(_ request: NativeBackupRequest, by administrator: Principal) async throws -> NativeBackup {
+        throw NativeFailure(.notConfigured, "this server makes no backups")
+    }
+
+    package func perform(_ request: NativeCompactRequest, by administrator: Principal) async throws -> NativeCompacted {
+        throw NativeFailure(.notConfigured, "this server has no history to compact")
+    }
 }
 
 // What administrators ask: each request is judged, counted, done in a task, and answered on the event loop.

@@ -1,6 +1,7 @@
 internal import Logging
 internal import MWPKI
 internal import MWProtocol
+internal import MWStorage
 package import MWWebSocket
 package import NIOCore
 
@@ -18,6 +19,9 @@ package final class NativeSession: SessionDelegate {
     /// What the connection watches, and what it is told unasked.
     let watches = NativeWatches()
     var administrationsInFlight = 0
+    var snapshots = NativeSnapshots()
+    /// Writes were handed to storage since it was asked whether it keeps up.
+    var hasUnflushedWrites = false
     /// What of the last message is still to be taken.
     private var rest: ByteBuffer?
     private var isTaking = false
@@ -57,11 +61,15 @@ package final class NativeSession: SessionDelegate {
 
     package func sessionEnded(_ session: SessionHandler) {
         self.rest = nil
+        self.snapshots.removeAll()
         self.watches.sessionEnded(session)
     }
 
     /// About twice a second.
-    func ticked(_ now: NIODeadline, in session: SessionHandler) { self.watches.ticked(now, of: self, in: session) }
+    func ticked(_ now: NIODeadline, in session: SessionHandler) {
+        self.snapshots.removeIdle(since: now - TimeAmount(session.loop.limits.snapshotLifetime))
+        self.watches.ticked(now, of: self, in: session)
+    }
 
     func takeRequests(in session: SessionHandler) {
         // A flush may bring us here again.
@@ -69,6 +77,11 @@ package final class NativeSession: SessionDelegate {
         self.isTaking = true
         while session.mayTakeNext, self.takeRequest(in: session) {}
         self.isTaking = false
+        if self.hasUnflushedWrites, let storage = self.storage {
+            self.hasUnflushedWrites = false
+            // Outcomes are under way, so there will be a moment to go on.
+            if storage.isCongested { storage.holdUntilUncongested(session) }
+        }
         if self.rest == nil { session.release(.unfinishedMessage) } else { session.hold(.unfinishedMessage) }
     }
 
@@ -105,6 +118,8 @@ package final class NativeSession: SessionDelegate {
         case .rejections: self.administer(NativeRejectionsRequest.self, frame, in: session) { try await $0.perform($1, by: $2) }
         case .authorities: self.administer(NativeAuthoritiesRequest.self, frame, in: session) { try await $0.perform($1, by: $2) }
         case .refusals: self.administer(NativeRefusalsRequest.self, frame, in: session) { try await $0.perform($1, by: $2) }
+        case .backup: self.change(NativeBackupRequest.self, \.name, frame, in: session) { try await $0.perform($1, by: $2) }
+        case .compact: self.change(NativeCompactRequest.self, { "\($0.revision)" }, frame, in: session) { try await $0.perform($1, by: $2) }
         case .reload: self.change(NativeReloadRequest.self, { _ in nil }, frame, in: session) { try await $0.perform($1, by: $2) }
         case .refuse: self.change(NativeRefuseRequest.self, \.target.text, frame, in: session) { try await $0.perform($1, by: $2) }
         case .acceptAgain:
@@ -112,6 +127,20 @@ package final class NativeSession: SessionDelegate {
         case .reloadClients:
             let asking = session.info.connectionID
             self.change(NativeReloadClientsRequest.self, \.subject, frame, in: session) { try await $0.perform($1, by: $2, on: asking) }
+        case .get: self.get(frame, in: session)
+        case .put: self.put(frame, in: session)
+        case .remove: self.remove(frame, in: session)
+        case .scan: self.scan(frame, in: session)
+        case .transaction: self.transaction(frame, in: session)
+        case .openSnapshot: self.openSnapshot(frame, in: session)
+        case .closeSnapshot: self.closeSnapshot(frame, in: session)
+        case .allocatePrefix: self.allocatePrefix(frame, in: session)
+        case .openSession: self.openSession(frame, in: session)
+        case .resumeSession: self.resumeSession(frame, in: session)
+        case .closeSession: self.closeSession(frame, in: session)
+        case .grantLease: self.grantLease(frame, in: session)
+        case .keepLease: self.keepLease(frame, in: session)
+        case .revokeLease: self.revokeLease(frame, in: session)
         case .watch, .endWatch, .progress, .reloadDone: self.watches.requestReceived(frame, of: self, in: session)
         default: self.fail(.unknownRequest(frame.kind), frame, in: session)
         }
@@ -136,6 +165,11 @@ package final class NativeSession: SessionDelegate {
         welcome.maximumMessageBytes = Int64(session.loop.limits.maximumMessageBytes)
         welcome.maximumRequestsInFlight = Int64(session.loop.limits.maximumRequestsInFlight)
         welcome.connection = Int64(clamping: session.info.connectionID)
+        if let storage = self.storage?.storage {
+            welcome.incarnation = ByteBuffer(integer: storage.incarnation.number)
+            welcome.revision = storage.revision.native
+            welcome.compactedRevision = storage.compactedRevision.native
+        }
         return welcome
     }
 

@@ -183,7 +183,7 @@ final class EchoDelegate: SessionDelegate {
     func sessionEnded(_ session: SessionHandler) { self.hasEnded = true }
 }
 
-/// mwDB sessions over a store in memory; a test says when outcomes reach the event loop.
+/// Sessions over a store in memory; a test says when outcomes reach the event loop.
 final class StorageHarness {
     let sessions: SessionHarness
     let disk = MemoryDisk()
@@ -227,6 +227,13 @@ final class StorageHarness {
         return try self.sessions.connect(self.loop.makeDelegate(for: info), as: principal)
     }
 
+    /// A client of the native protocol.
+    func connectNative(as principal: Principal? = nil) throws -> NativeHarnessClient {
+        let info = SessionInfo(
+            connectionID: 0, principal: principal ?? self.sessions.principal, address: "", subprotocol: nativeSubprotocol, tls: "")
+        return NativeHarnessClient(try self.sessions.connect(self.loop.makeDelegate(for: info), as: principal), self)
+    }
+
     /// What a program that embeds the server puts; waits until it is stored.
     func putInProcess(_ key: String, _ value: String) throws {
         let stored = DispatchSemaphore(value: 0)
@@ -238,7 +245,9 @@ final class StorageHarness {
 
     /// Waits until storage has answered `count` requests, which the next delivery brings to the event loop.
     func awaitOutcomes(_ count: Int) {
-        for _ in 0..<count { self.arrived.wait() }
+        for _ in 0..<count where self.arrived.wait(timeout: .now() + .seconds(30)) == .timedOut {
+            fatalError("storage was not asked, or does not answer")
+        }
     }
 
     /// Waits until storage has answered `count` requests, and brings that to the event loop.

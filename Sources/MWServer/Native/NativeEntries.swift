@@ -1,0 +1,83 @@
+internal import MWProtocol
+internal import MWStorage
+internal import NIOCore
+
+// Entries and outcomes, written straight into the outbound buffer. The fields are those of NativeEntry and NativeWritten in MWProtocol;
+// what is empty or absent is left out.
+
+extension Revision {
+    /// On the wire.
+    var native: Int64 { Int64(clamping: self.number) }
+}
+
+extension LeaseID {
+    var native: Int64 { Int64(clamping: self.number) }
+}
+
+extension Duration {
+    /// Whole milliseconds, rounded up: nobody is told of less time than there is to wait.
+    var native: Int64 {
+        let (seconds, attoseconds) = self.components
+        let (milliseconds, isOver) = seconds.multipliedReportingOverflow(by: 1_000)
+        let attosecondsPerMillisecond: Int64 = 1_000_000_000_000_000
+        let rest = (attoseconds + attosecondsPerMillisecond - 1) / attosecondsPerMillisecond
+        return isOver ? .max : milliseconds + rest
+    }
+}
+
+extension ByteBuffer {
+    /// Bytes of a field whose value is an integer.
+    private static var integerFieldBytes: UInt32 { UInt32(NativeFields.headerBytes + MemoryLayout<Int64>.size) }
+
+    /// Appends an entry without its key, as answers to gets have them.
+    @inline(__always)
+    mutating func writeNativeEntry(_ tag: NativeTag, _ stored: StoredValue?, isWithoutValue: Bool) {
+        guard let stored else {
+            self.writeMultipleIntegers(tag.rawValue, UInt32(0))
+            return
+        }
+        unsafe self.writeNativeEntry(
+            tag, key: UnsafeRawBufferPointer(start: nil, count: 0), value: stored.bytes, stored.revision, stored.lease,
+            isWithoutValue: isWithoutValue)
+    }
+
+    /// Appends an entry.
+    @inline(__always)
+    mutating func writeNativeEntry(
+        _ tag: NativeTag, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, _ revision: Revision, _ lease: LeaseID?,
+        isWithoutValue: Bool
+    ) {
+        let keyBytes = key.count == 0 ? 0 : NativeFields.headerBytes + key.count
+        let hasValue = !isWithoutValue && value.count > 0
+        let valueBytes = hasValue ? NativeFields.headerBytes + value.count : 0
+        let leaseBytes = lease == nil ? 0 : Self.integerFieldBytes
+        let bytes = UInt32(truncatingIfNeeded: keyBytes + valueBytes) + leaseBytes + Self.integerFieldBytes
+        // Revision first: with the header of the entry it is one write.
+        self.writeMultipleIntegers(tag.rawValue, bytes, 3 as UInt16, UInt32(MemoryLayout<Int64>.size), revision.native)
+        if let lease { self.writeNativeField(4, lease.native) }
+        if keyBytes > 0 { unsafe self.writeNativeField(1, key) }
+        if hasValue { unsafe self.writeNativeField(2, value) }
+    }
+
+    /// Appends an entry.
+    mutating func writeNativeEntry(_ tag: NativeTag, _ entry: StoredEntry, isWithoutValue: Bool = false) {
+        unsafe entry.key.withUnsafeBytes { key in
+            unsafe entry.value.withUnsafeBytes { value in
+                unsafe self.writeNativeEntry(
+                    tag, key: key, value: value, entry.revision, entry.lease, isWithoutValue: isWithoutValue)
+            }
+        }
+    }
+
+    /// Appends the fields of what a write did.
+    @inline(__always)
+    mutating func writeNativeWritten(_ written: Written) {
+        let integerBytes = UInt32(MemoryLayout<Int64>.size)
+        self.writeMultipleIntegers(
+            1 as UInt16, integerBytes, written.revision.native, 3 as UInt16, integerBytes, Int64(written.changes))
+        if written.isRepeated { self.writeNativeTruth(2) }
+    }
+
+    /// Appends a field whose value is yes.
+    mutating func writeNativeTruth(_ tag: NativeTag) { self.writeMultipleIntegers(tag.rawValue, UInt32(1), UInt8(1)) }
+}
