@@ -9,4 +9,10 @@ import Testing
     func kill(durability: Durability) async throws {
         try await CrashRounds.run(.levelDB, count: 25, durability: durability, seed: 2)
     }
+
+    // A client in the killed process sends again, in the next one, what it has no answer to.
+    @Test("a write that is sent again over a kill is done once, and answered as it was", arguments: Durability.allCases)
+    func once(durability: Durability) async throws {
+        try await OnceRounds.run(.levelDB, count: 15, durability: durability, seed: 4)
+    }
 }

@@ -3,6 +3,7 @@
 //   mwstorage-crash kill ENGINE DIRECTORY ROUND SYNC|OS    writes until it is killed
 //   mwstorage-crash full ENGINE DIRECTORY                  writes until the disk is full
 //   mwstorage-crash backup ENGINE DIRECTORY                writes, backs up and restores until it is killed
+//   mwstorage-crash once ENGINE DIRECTORY SESSION|- FIRST NUMBER SYNC|OS    see KilledClient
 //   mwstorage-crash issue …                                see KilledIssuer
 
 import Glibc
@@ -20,6 +21,7 @@ import MWStorage
         case "kill":
             guard words.count == 6, let durability = Durability(rawValue: words[5]) else { exit(64) }
             try KilledWriter.run(engine, words[3], round: words[4], durability)
+        case "once": try KilledClient.run(engine, Array(words[3...]))
         case "full": try await LimitedWriter.run(engine, words[3])
         case "backup": try await KilledBackup.run(engine, words[3])
         default: exit(64)

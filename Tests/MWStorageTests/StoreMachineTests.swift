@@ -1,0 +1,177 @@
+import EngineContract
+import MWStorage
+import Synchronization
+import Testing
+
+@Suite struct StoreMachineTests {
+    @Test("a put sees what was put in process, at the revision that it was answered with")
+    func inProcess() async throws {
+        try await withStore { storage, _ in
+            let first = try await storage.put([1], [2])
+            #expect(first == Written(revision: Revision(1), changes: 1))
+            #expect(try await storage.remove([9]) == Written(revision: Revision(1), changes: 0))
+            let outcome = try await storage.transaction(
+                Transaction(
+                    compares: [.init([1], .revision(.equal, first.revision))], then: [.get([1]), .put([1], [3]), .get([1])],
+                    else: [.remove([1])]))
+            #expect(outcome.hasSucceeded)
+            #expect(outcome.results.map(\.value) == [[2], [2], [3]])
+            #expect(outcome.results.map(\.revision.number) == [1, 1, 2])
+            #expect(storage.revision == Revision(2))
+            #expect(try storage.entries([[1]]).entries == [StoredEntry(key: [1], value: [3], revision: Revision(2))])
+        }
+    }
+
+    @Test("one request of very many keys is one revision, whose history is whole")
+    func largeRequest() async throws {
+        try await withStore { storage, disk in
+            let count: UInt16 = 20_000
+            func key(_ number: UInt16) -> [UInt8] { [UInt8(number >> 8), UInt8(number & 0xFF)] }
+            try await storage.write { (batch) throws(StorageError) in
+                for number in 0..<count { try batch.put(key(number), [1]) }
+            }
+            let written = try await storage.write { (batch) throws(StorageError) in
+                for number in 0..<count { try batch.remove(key(number)) }
+                for number in stride(from: 0, to: count, by: 2) { try batch.put(key(number), [2]) }
+                try batch.put([7, 7, 7], [])
+                try batch.remove([7, 7, 7])
+            }
+            #expect(written == Written(revision: Revision(2), changes: Int(count)))
+            var changes: [[UInt8]: Bool] = [:]
+            try storage.history(after: Revision(1)).forEachRevision { revision, record in
+                #expect(revision == Revision(2))
+                try record.forEachChange { change in
+                    #expect(change.previousRevision == Revision(1))
+                    unsafe changes[Array(change.key)] = change.isRemoval
+                }
+            }
+            #expect(changes.count == Int(count))
+            for number in 0..<count { #expect(changes[key(number)] == !number.isMultiple(of: 2)) }
+            #expect(try storage.get(key(2)) == [2])
+            #expect(try storage.get(key(3)) == nil)
+        }
+    }
+
+    @Test("what a commit without changes asks is answered without a write")
+    func noChanges() async throws {
+        try await withStore { storage, disk in
+            let lease = try await storage.grantLease(timeToLive: .seconds(60))
+            let writes = disk.writeCount
+            try await storage.remove([1])
+            try await storage.keepLease(lease.lease)
+            _ = try await storage.transaction(Transaction(compares: [.init([1], .isAbsent)], then: [.get([1])]))
+            #expect(disk.writeCount == writes)
+            #expect(storage.revision == .zero)
+        }
+    }
+
+    @Test("a transaction whose results are too large does nothing")
+    func largeResults() async throws {
+        try await withStore { storage, _ in
+            try await storage.put([1], [UInt8](repeating: 1, count: StorageLimits.maximumOutcomeBytes / 2))
+            await #expect(throws: StorageError(.tooMany, subject: "", found: "")) {
+                try await storage.transaction(Transaction(then: [.put([2], [2]), .get([1]), .get([1])]))
+            }
+            #expect(try storage.get([2]) == nil)
+            #expect(storage.revision == Revision(1))
+        }
+    }
+
+    // The clock is the machine's own here: the commit thread has to wake by itself.
+    @Test("a lease ends by itself, with its keys, at one revision that observers are told of")
+    func expiry() async throws {
+        var options = StorageOptions.quickToRecover
+        options.limits.minimumLeaseTimeToLive = .milliseconds(1)
+        try await withStore(options) { storage, _ in
+            let ends = ExpiryWatch()
+            let observation = storage.observe(ends)
+            defer { observation.cancel() }
+            let lease = try await storage.grantLease(timeToLive: .seconds(60), principal: "ann")
+            let short = try await storage.grantLease(timeToLive: .milliseconds(20), principal: "ann")
+            try await storage.write(principal: "ann", lease: lease.lease) { (batch) throws(StorageError) in try batch.put([1], [1]) }
+            do throws(StorageError) {
+                try await storage.write(principal: "ann", lease: short.lease) { (batch) throws(StorageError) in
+                    try batch.put([2], [2])
+                    try batch.put([3], [3])
+                }
+            } catch {
+                // This machine was asleep for so long.
+                #expect(error.code == .leaseUnknown)
+                return
+            }
+            #expect(await ends.first() == [[2], [3]])
+            #expect(try storage.get([2]) == nil)
+            #expect(try storage.get([1]) == [1])
+            await #expect(throws: StorageError(.leaseUnknown, subject: "", found: "")) {
+                try await storage.keepLease(short.lease, principal: "ann")
+            }
+            await #expect(throws: StorageError(.leaseUnknown, subject: "", found: "")) { try await storage.revokeLease(lease.lease) }
+            try await storage.revokeLease(lease.lease, principal: "ann")
+            #expect(try storage.get([1]) == nil)
+        }
+    }
+
+    @Test("history takes no more bytes than it may")
+    func historyBytes() async throws {
+        var options = StorageOptions.quickToRecover
+        options.limits.maximumHistoryBytes = 100_000
+        try await withStore(options) { storage, _ in
+            for number in 0..<300 as Range<UInt16> {
+                try await storage.put([UInt8(number & 7)], [UInt8](repeating: 1, count: 1000))
+            }
+            #expect(storage.usage.historyBytes <= 100_000)
+            #expect(storage.usage.historyRevisions >= 90)
+            #expect(throws: StorageError(.compacted, subject: "", found: "")) { try storage.history(after: Revision(1)) }
+            let page = try storage.history(after: storage.compactedRevision, limitBytes: .max)
+            #expect(page.lastRevision == Revision(300))
+            #expect(page.revisionCount == storage.usage.historyRevisions)
+        }
+    }
+
+    @Test("a store that lost what it had not synced gives the lost revisions to nothing else")
+    func lostRevisions() async throws {
+        var options = StorageOptions.quickToRecover
+        options.durability = .os
+        try await withStore(options) { storage, disk in
+            let watch = HealthWatch()
+            let observation = storage.observe(watch)
+            defer { observation.cancel() }
+            for number in 1...3 as ClosedRange<UInt8> { try await storage.put([number], [number]) }
+            disk.cutPower()
+            disk.setFaults(.with { $0.failWrites = (after: 0, with: .ioError) })
+            await #expect(throws: StorageError.self) { try await storage.put([4], [4]) }
+            disk.liftFaults()
+            await watch.recovery()
+            #expect(storage.revision == Revision(3))
+            #expect(try await storage.put([5], [5]).revision == Revision(4))
+            #expect(throws: StorageError(.compacted, subject: "", found: "")) { try storage.history(after: Revision(2)) }
+            #expect(try storage.history(after: Revision(3)).revisionCount == 1)
+        }
+    }
+}
+
+/// Awaits the end of a lease.
+private final class ExpiryWatch: StorageObserver {
+    private let ends: AsyncStream<[[UInt8]]>
+    private let continuation: AsyncStream<[[UInt8]]>.Continuation
+
+    init() { (ends, continuation) = AsyncStream.makeStream() }
+
+    func committed(_ commit: borrowing Commit) {
+        commit.forEachRequest { origin, request in
+            guard origin.isLeaseExpiry else { return }
+            var keys: [[UInt8]] = []
+            request.forEachChange { change in
+                #expect(change.isRemoval)
+                unsafe keys.append(Array(change.key))
+            }
+            continuation.yield(keys)
+        }
+    }
+
+    /// The keys that went first.
+    func first() async -> [[UInt8]] {
+        for await keys in ends { return keys }
+        return []
+    }
+}
