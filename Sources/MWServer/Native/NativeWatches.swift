@@ -195,7 +195,7 @@ final class NativeWatches {
     ///
     /// - Parameter failure: What its client is told; nil if it knows.
     func end(_ watcher: Watcher, _ failure: NativeFailure? = nil) {
-        guard let connection = self.connection, !watcher.hasEnded else { return }
+        guard let connection = self.connection, self.watchers[watcher.id] === watcher else { return }
         let unanswered = watcher.machine.end()
         self.watchers[watcher.id] = nil
         watcher.endState()
