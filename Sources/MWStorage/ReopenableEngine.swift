@@ -31,7 +31,7 @@ final class ReopenableEngine: @unchecked Sendable {
         self.factory = factory
         self.directory = directory
         self.options = options
-        let engine = try factory.open(directory.engineDirectory, options)
+        let engine = try ReopenableEngine.open(factory, directory, options)
         do throws(StorageError) {
             let identity = try StoreIdentity.establish(in: engine, of: directory)
             self.identity = identity
@@ -53,6 +53,13 @@ final class ReopenableEngine: @unchecked Sendable {
             throw StorageError(.locked, subject: directory.path, found: "another backup is under way", remedy: "wait for its end")
         }
         return try result.get()
+    }
+
+    private static func open(
+        _ factory: StorageEngineFactory, _ directory: DataDirectory, _ options: EngineOptions
+    ) throws(StorageError) -> any StorageEngine {
+        let engine = try factory.open(directory.engineDirectory, options)
+        return options.hotValueBytes > 0 ? HotEngine(engine, capacityBytes: options.hotValueBytes) : engine
     }
 
     /// How far the store has come.
@@ -99,7 +106,7 @@ final class ReopenableEngine: @unchecked Sendable {
             engine = nil
             generation += 1
             do throws(StorageError) {
-                let opened = try factory.open(directory.engineDirectory, options)
+                let opened = try ReopenableEngine.open(factory, directory, options)
                 engine = opened
                 unavailable = nil
                 let revision: UInt64 = try MetaRecord.read(MetaRecord.revisionKey, from: opened) ?? 0

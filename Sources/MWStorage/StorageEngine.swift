@@ -68,6 +68,8 @@ public struct StorageEngineFactory: Sendable {
 package struct EngineOptions: Sendable {
     /// Memory for blocks read from disk. A quarter of a small server's memory; the hot set should fit.
     package var cacheBytes = 256 << 20
+    /// Memory for values as they were last put or read, in front of the engine and its blocks; 0 is none.
+    package var hotValueBytes = 64 << 20
     /// Memory for writes before they become a table. Larger means fewer, larger flushes and a longer start after a crash.
     package var writeBufferBytes = 64 << 20
     /// File descriptors the engine may keep open, so that sockets have the rest of the usual 1,024.
