@@ -42,9 +42,9 @@ public struct ClientError: Error, Sendable, CustomStringConvertible {
         public static let invalidArgument = Code("invalidArgument")
         /// The subprotocol that the client is configured to speak has no such call; nothing was sent. Exit code 64.
         public static let unsupported = Code("unsupported")
-        /// The history from there on has been forgotten: read afresh. Exit code 75.
+        /// The history from there on has been forgotten: read afresh. Exit code 82.
         public static let compacted = Code("compacted")
-        /// The revision is one of another store, or of this one before it was restored: read afresh. Exit code 75.
+        /// The revision is one of another store, or of this one before it was restored: read afresh. Exit code 82.
         public static let wrongIncarnation = Code("wrongIncarnation")
         /// The snapshot that was read from is gone, and the store has changed since: begin again. Exit code 75.
         public static let snapshotLost = Code("snapshotLost")

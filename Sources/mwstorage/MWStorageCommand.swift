@@ -17,7 +17,8 @@ struct MWStorageCommand: AsyncParsableCommand {
             78 configuration invalid; 80 the server refused our certificate; 81 we refuse the server; 82 history compacted.
             """,
         subcommands: [
-            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, PrefixCommand.self, ImportCommand.self,
+            ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, ScanCommand.self, TransactionCommand.self,
+            PrefixCommand.self, ImportCommand.self,
             ExportCommand.self, TunnelCommand.self, DoctorCommand.self, ACMECommand.self, WhoAmICommand.self, StatusCommand.self,
             SessionsCommand.self,
             RejectionsCommand.self, ReloadCommand.self, ReloadClientsCommand.self, CompactCommand.self, RevokeCommand.self,

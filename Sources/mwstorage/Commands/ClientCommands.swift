@@ -7,13 +7,15 @@ struct GetCommand: AsyncParsableCommand, CommandWithOutput {
         commandName: "get", abstract: "Print the value of a key.",
         discussion: """
             Standard output is exactly the value; a newline is added on a terminal only. Several keys make one line each, or one JSON \
-            object each. The exit code is 1 if a key has no value (an empty value looks the same in this protocol).
+            object each; all are read at one revision of the store. The exit code is 1 if a key is absent (with --protocol mwdb an empty \
+            value looks the same).
             """)
 
     @Argument(help: "The key, or several.")
     var keys: [String]
 
     @OptionGroup var bytes: BytesOptions
+    @OptionGroup var speaking: ProtocolOptions
     @OptionGroup(title: "Connection") var connection: ConnectionOptions
     @OptionGroup var output: OutputOptions
 
@@ -23,23 +25,41 @@ struct GetCommand: AsyncParsableCommand, CommandWithOutput {
 
     func run() async throws {
         let keys = try self.keys.map { try bytes.bytes($0, name: "key") }
-        let values = try await connection.withClient { client in try await client.get(keys) }
-        try print(Array(zip(keys, values)))
-        let missing = zip(keys, values).filter { $1 == nil }.map(\.0)
+        let entries: [Read] = try await connection.withClient(speaking) { client in
+            guard speaking.isNative else { return zip(keys, try await client.get(keys)).map { Read(key: $0, value: $1) } }
+            return zip(keys, try await client.read(keys).entries).map { Read(key: $0, value: $1?.value, entry: $1) }
+        }
+        try print(entries)
+        let missing = entries.filter { $0.value == nil }
         guard missing.isEmpty else {
-            for key in missing { Output.note("no value: \(Bytes.shown(key))") }
+            for entry in missing { Output.note("no value: \(Bytes.shown(entry.key))") }
             throw CommandFailure.silent(.no)
         }
     }
 
-    private func print(_ pairs: [([UInt8], [UInt8]?)]) throws {
+    private struct Read {
+        var key: [UInt8]
+        var value: [UInt8]?
+        /// Where the protocol has more than the value.
+        var entry: Entry?
+
+        var json: JSONValue {
+            var members = Bytes.members(key: key, value: value)
+            if let entry { members.append(("revision", .string("\(RevisionText(entry.revision))"))) }
+            if let lease = entry?.lease { members.append(("lease", .integer(lease.rawValue))) }
+            return .object(members)
+        }
+    }
+
+    private func print(_ entries: [Read]) throws {
         let format = output.format ?? .text
+        let pairs = entries.map { ($0.key, $0.value) }
         switch format {
         case .json:
-            let objects = pairs.map { Bytes.json(key: $0, value: $1) }
+            let objects = entries.map(\.json)
             try Output.line(objects.count == 1 ? objects[0].text : JSONValue.array(objects).text)
         case .ndjson:
-            for (key, value) in pairs { try Output.line(Bytes.json(key: key, value: value).text) }
+            for entry in entries { try Output.line(entry.json.text) }
         case .table:
             let rows: [[JSONValue]] = pairs.map { key, value in
                 [.string(Bytes.text(key).value), .optional(value.map { Bytes.text(bytes.output($0)).value })]
@@ -74,19 +94,28 @@ struct PutCommand: AsyncParsableCommand, CommandWithOutput {
     @Option(help: ArgumentHelp("File to take the value from, byte for byte.", valueName: "path"))
     var file: String?
 
+    @Option(help: ArgumentHelp("The key goes when this lease ends; see 'mwstorage lease'.", valueName: "number"))
+    var lease: Int64?
+
     @OptionGroup var bytes: BytesOptions
+    @OptionGroup var speaking: ProtocolOptions
     @OptionGroup(title: "Connection") var connection: ConnectionOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        if lease != nil, !speaking.isNative { throw ValidationError("--lease needs the native protocol.") }
         if file != nil, value != nil { throw ValidationError("Give the value either as an argument or with --file.") }
     }
 
     func run() async throws {
         let key = try bytes.bytes(self.key, name: "key")
         let value = try input()
-        _ = try await connection.withClient { client in try await client.put([(key: key, value: value)]) }
-        if output.format?.isJSON == true { try Output.line(JSONValue.object([("put", 1), ("bytes", .integer(Int64(value.count)))]).text) }
+        let lease = lease.map { LeaseID(rawValue: $0) }
+        let revision = try await connection.withClient(speaking) { client in
+            try await client.put([(key: key, value: value)], lease: lease)
+        }
+        guard output.format?.isJSON == true else { return }
+        try Output.line(JSONValue.object([("put", 1), ("bytes", .integer(Int64(value.count)))] + revision.members).text)
     }
 
     private func input() throws -> [UInt8] {
@@ -116,6 +145,7 @@ struct RemoveCommand: AsyncParsableCommand, CommandWithOutput {
     var dryRun = false
 
     @OptionGroup var bytes: BytesOptions
+    @OptionGroup var speaking: ProtocolOptions
     @OptionGroup(title: "Connection") var connection: ConnectionOptions
     @OptionGroup var output: OutputOptions
 
@@ -126,15 +156,16 @@ struct RemoveCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let keys = try self.keys.map { try bytes.bytes($0, name: "key") }
         if dryRun {
-            let values = try await connection.withClient { client in try await client.get(keys) }
+            let values = try await connection.withClient(speaking) { client in try await client.get(keys) }
             for (key, value) in zip(keys, values) where value != nil { Output.note("would remove \(Bytes.shown(key))") }
             if values.allSatisfy({ $0 == nil }) { Output.note("nothing to do") }
             return
         }
         let isAsking = !yes && Output.isInputTerminal && Output.isErrorTerminal
         try Confirmation.ask("remove \(keys.map(Bytes.shown).joined(separator: ", "))?", yes: !isAsking)
-        _ = try await connection.withClient { client in try await client.remove(keys) }
-        if output.format?.isJSON == true { try Output.line(JSONValue.object([("removed", .integer(Int64(keys.count)))]).text) }
+        let revision = try await connection.withClient(speaking) { client in try await client.remove(keys) }
+        guard output.format?.isJSON == true else { return }
+        try Output.line(JSONValue.object([("removed", .integer(Int64(keys.count)))] + revision.members).text)
     }
 }
 
@@ -143,15 +174,44 @@ struct PrefixCommand: AsyncParsableCommand, CommandWithOutput {
     static let configuration = CommandConfiguration(
         commandName: "prefix", abstract: "Take a number that no client of this store ever had or will have.")
 
+    @OptionGroup var speaking: ProtocolOptions
     @OptionGroup(title: "Connection") var connection: ConnectionOptions
     @OptionGroup var output: OutputOptions
 
     func run() async throws {
-        let prefix = try await connection.withClient { client in try await client.allocatePrefix() }
+        let prefix = try await connection.withClient(speaking) { client in try await client.allocatePrefix() }
         switch output.format ?? .text {
         case .json, .ndjson: try Output.line(JSONValue.object([("prefix", .integer(Int64(prefix)))]).text)
         case .raw: try Output.data(Array("\(prefix)".utf8))
         case .text, .table: try Output.line("\(prefix)")
         }
     }
+}
+
+/// `--protocol`: what is spoken with the server.
+struct ProtocolOptions: ParsableArguments {
+    enum Name: String, ExpressibleByArgument, CaseIterable {
+        /// `mwstorage.v1`.
+        case native
+        /// mwDB's, for servers that know no other.
+        case mwdb
+    }
+
+    @Option(name: .customLong("protocol"), help: "What to speak with the server (default: native).")
+    var name: Name?
+
+    var isNative: Bool { name != .mwdb }
+}
+
+extension ConnectionOptions {
+    func withClient<Result: Sendable>(
+        _ speaking: ProtocolOptions, _ body: (StorageClient) async throws -> Result
+    ) async throws -> Result {
+        try await withClient(speaking: speaking.isNative ? .native : .mwdb, body)
+    }
+}
+
+extension Revision {
+    /// For a JSON object; nothing where the protocol has no revisions.
+    fileprivate var members: [(String, JSONValue)] { self == .unknown ? [] : [("revision", .string("\(RevisionText(self))"))] }
 }

@@ -6,10 +6,14 @@ extension ConnectionOptions {
     /// Runs `body` with a client of the configured server, and leaves with a closing handshake.
     ///
     /// A command that meets no server says so at once: it tries each endpoint once.
-    func withClient<Result: Sendable>(_ body: (StorageClient) async throws -> Result) async throws -> Result {
+    func withClient<Result: Sendable>(
+        speaking subprotocol: StorageClientConfiguration.Subprotocol = .native, _ body: (StorageClient) async throws -> Result
+    ) async throws -> Result {
         let settings = try await settings()
         let logger = try LogLines.logger(settings, label: "mwstorage", fallback: .error)
-        return try await withStorageClient(try clientConfiguration(settings), logger: logger, body)
+        var configuration = try clientConfiguration(settings)
+        configuration.subprotocol = subprotocol
+        return try await withStorageClient(configuration, logger: logger, body)
     }
 
     /// The client's configuration from all layers of settings; the identity's files are read here once, so that what is wrong with them
@@ -28,7 +32,6 @@ extension ConnectionOptions {
         let source = try material(settings)
         if loadsIdentity { _ = try CommandFailure.configuration { try source.load() } }
         var configuration = StorageClientConfiguration(endpoints: urls ?? [], identity: source)
-        configuration.subprotocol = .mwdb
         configuration.verification = try verification(settings)
         configuration.reconnection.maximumFailedRounds = 1
         if let timeout = try settings.value(.timeout, expected: "a span of time: 500ms, 30s, 5m", { TimeSpan(argument: $0) }) {

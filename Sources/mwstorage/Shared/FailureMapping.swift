@@ -83,7 +83,8 @@ extension CommandFailure {
             case .cancelled: error.mayHaveTakenEffect ? .outcomeUnknown : .interrupted
             case .invalidArgument: .badInput
             case .unsupported: .usage
-            case .compacted, .wrongIncarnation, .snapshotLost, .leaseLost: .outcomeUnknown
+            case .compacted, .wrongIncarnation: .compacted
+            case .snapshotLost, .leaseLost: .outcomeUnknown
             default: .internalError
             }
         self.init(
