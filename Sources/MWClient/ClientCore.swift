@@ -11,6 +11,7 @@ final class ClientCore: Sendable {
     private let inbox = CallInbox()
     private let limits: StorageClientConfiguration.Limits
     let requestTimeout: Duration
+    private let lastHolder = Atomic<UInt64>(0)
 
     /// - Throws: ``ClientError`` with `invalidArgument`.
     init(
@@ -119,6 +120,20 @@ final class ClientCore: Sendable {
             engine.flush()
         }
     }
+
+    // MARK: Reload notices
+
+    /// Has `handler` take reload notices.
+    func holdReloads(_ handler: @escaping ReloadHandler) -> ReloadHolderID {
+        let id = ReloadHolderID(rawValue: self.lastHolder.wrappingAdd(1, ordering: .relaxed).newValue)
+        self.onLoop { $0.notices.hold(id, handler) }
+        return id
+    }
+
+    func releaseReloads(_ id: ReloadHolderID) { self.onLoop { $0.notices.release(id) } }
+
+    /// Sends what watches have written. On the event loop only.
+    func flush() { self.engine.value.flush() }
 
     private func submit(_ submission: CallInbox.Submission) {
         if self.inbox.submit(submission) { self.onLoop { $0.submissionsArrived() } }

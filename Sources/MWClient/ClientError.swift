@@ -38,6 +38,12 @@ public struct ClientError: Error, Sendable, CustomStringConvertible {
         public static let cancelled = Code("cancelled")
         /// The client was closed, or is not running. Exit code 69.
         public static let closed = Code("closed")
+        /// The server gave up on a watch that was not read as fast as things changed. Exit code 82.
+        public static let watchOverflowed = Code("watchOverflowed")
+        /// A local copy is not, or not any more, known to be as the store is. Exit code 75.
+        public static let stale = Code("stale")
+        /// A limit of this program's own would be broken; the error names it. Exit code 70.
+        public static let limitExceeded = Code("limitExceeded")
         /// The call's or the configuration's arguments cannot be served; nothing was sent. Exit code 64 or 65.
         public static let invalidArgument = Code("invalidArgument")
         /// The subprotocol that the client is configured to speak has no such call; nothing was sent. Exit code 64.

@@ -70,9 +70,12 @@ extension ClientEngine: SessionDelegate {
         switch NativeEventKind(rawValue: frame.kind) {
         case .reload:
             guard let notice = try? NativeReloadNotice(frame.fields) else { return }
-            self.notices.reload(notice) { [weak link] frame in
-                link?.session.write(frame)
-                link?.session.flush()
+            let link = NIOLoopBound(link, eventLoop: self.eventLoop)
+            self.notices.reload(notice) { [eventLoop] frame in
+                eventLoop.execute {
+                    link.value.session.write(frame)
+                    link.value.session.flush()
+                }
             }
         case .draining:
             guard link === self.link, let notice = try? NativeDrainNotice(frame.fields) else { return }

@@ -83,8 +83,8 @@ extension CommandFailure {
             case .cancelled: error.mayHaveTakenEffect ? .outcomeUnknown : .interrupted
             case .invalidArgument: .badInput
             case .unsupported: .usage
-            case .compacted, .wrongIncarnation: .compacted
-            case .snapshotLost, .leaseLost: .outcomeUnknown
+            case .compacted, .wrongIncarnation, .watchOverflowed: .compacted
+            case .snapshotLost, .leaseLost, .stale: .outcomeUnknown
             default: .internalError
             }
         self.init(
