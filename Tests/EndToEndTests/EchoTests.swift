@@ -10,7 +10,7 @@ struct EchoTests {
     func server(_ version: String) async throws {
         let files = try EchoFiles()
         let echo = try EchoServerProcess(files)
-        let probes = try await files.python(
+        let probes = try await ConformanceScript.run(
             "probes.py", ["--port", echo.port, "--pid", "\(echo.processIdentifier)", "--tls", version] + files.options("client"))
         #expect(probes.status == 0, "\(probes.output)")
         // SIGTERM ends it, orderly.
@@ -21,7 +21,7 @@ struct EchoTests {
     func client() async throws {
         let files = try EchoFiles()
         let command = [try EchoServerProcess.executable(), "connect"] + files.options("client")
-        let probes = try await files.python("client_probes.py", files.options("server") + ["--"] + command)
+        let probes = try await ConformanceScript.run("client_probes.py", files.options("server") + ["--"] + command)
         #expect(probes.status == 0, "\(probes.output)")
     }
 }
@@ -42,28 +42,6 @@ private struct EchoFiles {
             "--certificate", directory.file("\(end).chain.pem"), "--key", directory.file("\(end).key.pem"),
             "--trust", directory.file("\(end).trust.pem"),
         ]
-    }
-
-    /// Runs a script of `Tests/conformance` to its end.
-    func python(_ script: String, _ arguments: [String], file: String = #filePath) async throws -> (status: Int32, output: String) {
-        let tests = URL(fileURLWithPath: file).deletingLastPathComponent().deletingLastPathComponent()
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = ["python3", "-B", tests.appendingPathComponent("conformance/\(script)").path] + arguments
-        process.standardInput = FileHandle.nullDevice
-        let output = directory.file("output")
-        try Data().write(to: URL(fileURLWithPath: output))
-        process.standardOutput = FileHandle(forWritingAtPath: output)
-        process.standardError = process.standardOutput
-        let status = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Int32, any Error>) in
-            process.terminationHandler = { continuation.resume(returning: $0.terminationStatus) }
-            do {
-                try process.run()
-            } catch {
-                continuation.resume(throwing: error)
-            }
-        }
-        return (status, try String(contentsOfFile: output, encoding: .utf8))
     }
 }
 
