@@ -15,11 +15,20 @@ final class NativePeer {
 
     /// Asks, and waits for the answer. Throws ``NativeFailure`` when it is one.
     func ask<Request: NativeRequest>(_ request: Request) async throws -> Request.Reply {
+        try await self.reply(to: try await self.send(request), as: Request.self)
+    }
+
+    /// Asks; see ``reply(to:as:)``.
+    func send(_ request: some NativeRequest) async throws -> RequestID {
         let id = RequestID(self.nextID)
         self.nextID += 1
         var message = ByteBuffer()
         NativeFrame.write(request, id: id, to: &message)
         try await self.peer.send(messages: [message])
+        return id
+    }
+
+    func reply<Request: NativeRequest>(to id: RequestID, as type: Request.Type) async throws -> Request.Reply {
         let frame = try await self.answer(to: id)
         if frame.role == .failure { throw try NativeFailure(frame.fields) }
         return try Request.Reply(frame.fields)
