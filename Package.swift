@@ -133,7 +133,9 @@ let package = Package(
         // Runs any bytes through the decoders; see scripts/fuzz.
         .executableTarget(
             name: "mwstorage-fuzz",
-            dependencies: ["COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient", nioCore],
+            dependencies: [
+                "COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient", nioCore,
+            ],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         // Watchers of ours and of Redis, measured alike; see scripts/bench watch.
         .executableTarget(
