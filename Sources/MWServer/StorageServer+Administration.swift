@@ -100,7 +100,7 @@ extension StorageServer: AdministrationService {
     }
 
     /// By the newest set: the request may have been taken before it.
-    private func requireNotRefused(_ administrator: Principal) throws {
+    func requireNotRefused(_ administrator: Principal) throws {
         let refusals = try self.running().security.current.set.context.refusals
         guard refusals.refusal(of: [administrator.certificate], names: [administrator.name]) == nil else {
             throw NativeFailure(.permissionDenied, "\(administrator.name) is refused by now", remedy: "ask another administrator")

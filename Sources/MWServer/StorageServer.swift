@@ -17,7 +17,7 @@ internal import Synchronization
 /// ``stop(restarting:)``. A server starts once.
 public final class StorageServer: Service, Sendable {
     let configuration: StorageServerConfiguration
-    private let logger: Logger
+    let logger: Logger
     private let metrics = ServerMetrics()
     private let challenges = PendingChallenges()
     let hub = WatchHub()

@@ -46,6 +46,8 @@ public struct StorageServerConfiguration: Sendable {
     public var engine: StorageEngineFactory
     /// Where the data is. Made if it is not there; one server at a time may use it.
     public var dataDirectory: String
+    /// Where administrators' backups go, each in a directory of its own; made (mode 0700) with the first. `nil`: the server makes none.
+    public var backupDirectory: String?
     /// When a write is acknowledged. Default: when it is on stable storage.
     public var durability: Durability = .sync
     /// What peers may use up.

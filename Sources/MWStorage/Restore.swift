@@ -13,15 +13,12 @@ package struct Restore: Sendable {
 
     /// What was found in a backup.
     package struct Report: Hashable, Sendable {
+        /// The store's: of the backup, or the new one.
+        package var incarnation: Incarnation
         /// Of data.
         package var entryCount = 0
         /// Of keys and values of data.
         package var byteCount = 0
-
-        package init(entryCount: Int = 0, byteCount: Int = 0) {
-            self.entryCount = entryCount
-            self.byteCount = byteCount
-        }
     }
 
     /// Reads the manifest.
@@ -63,10 +60,11 @@ package struct Restore: Sendable {
         defer { target.release() }
         try copyFiles(to: target.engineDirectory)
         let engine = try factory.open(target.engineDirectory, .ofCopies)
-        let report: Report
+        var report: Report
         do throws(StorageError) {
             report = try check(engine.snapshot())
             try begin(incarnation, in: engine)
+            report.incarnation = incarnation
         } catch {
             engine.close()
             throw error
@@ -98,7 +96,7 @@ package struct Restore: Sendable {
         guard let identity = try StoreIdentity(readingFrom: snapshot), identity.incarnation == manifest.incarnation,
             identity.revision == manifest.revision
         else { throw damaged("a store that is not the one of the manifest") }
-        var report = Report()
+        var report = Report(incarnation: identity.incarnation)
         var isDamaged = false
         try unsafe snapshot.scan(.all, .forward) { key, value in
             guard unsafe key.first == Keyspace.data.prefix else { return true }
@@ -118,6 +116,7 @@ package struct Restore: Sendable {
     private func begin(_ incarnation: Incarnation, in engine: any StorageEngine) throws(StorageError) {
         for keyspace in [Keyspace.history, .sessions, .outcomes] { try removeAll(keyspace, in: engine) }
         var batch = WriteBatch()
+        try batch.remove(in: .meta, MetaRecord.historyBytesKey)
         StoreIdentity(incarnation: incarnation, revision: manifest.revision, compacted: manifest.revision).store(in: &batch)
         try engine.apply(batch, sync: true)
     }

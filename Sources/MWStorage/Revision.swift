@@ -22,6 +22,9 @@ package struct Incarnation: Hashable, Sendable, CustomStringConvertible {
 
     package init(_ number: UInt128) { self.number = number }
 
+    /// Its 16 bytes, as on the wire.
+    package var bytes: [UInt8] { number.bigEndianBytes }
+
     package static func random() -> Incarnation { Incarnation(.random(in: 1...UInt128.max)) }
 
     /// 32 hexadecimal digits.

@@ -18,8 +18,8 @@ struct MWStorageCommand: AsyncParsableCommand {
             """,
         subcommands: [
             ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, ScanCommand.self, TransactionCommand.self,
-            PrefixCommand.self, ImportCommand.self,
-            ExportCommand.self, TunnelCommand.self, DoctorCommand.self, ACMECommand.self, WhoAmICommand.self, StatusCommand.self,
+            PrefixCommand.self, ImportCommand.self, ExportCommand.self, BackupCommand.self, RestoreCommand.self,
+            TunnelCommand.self, DoctorCommand.self, ACMECommand.self, WhoAmICommand.self, StatusCommand.self,
             SessionsCommand.self,
             RejectionsCommand.self, ReloadCommand.self, ReloadClientsCommand.self, CompactCommand.self, RevokeCommand.self,
             AuthorityCommand.self, BenchmarkCommand.self,

@@ -169,7 +169,7 @@ package enum Backups {
             let restore = try Restore(from: directory + "/backups/one", engines: [factory])
             let before = try FileDescriptor.contents(of: directory + "/backups/one/manifest", atMost: 1 << 20)
             let report = try restore.verify(scratchParent: directory)
-            #expect(report == Restore.Report(entryCount: 1, byteCount: 2))
+            #expect(report.incarnation == storage.incarnation && report.entryCount == 1 && report.byteCount == 2)
             #expect(throws: StorageError(.alreadyExists, subject: "", found: "")) { try restore.run(into: directory + "/store") }
             #expect(throws: StorageError(.notAStore, subject: "", found: "")) { try restore.run(into: directory + "/backups") }
             // What a death left of a restore is no store, and the restore can be repeated.
@@ -179,7 +179,7 @@ package enum Backups {
             #expect(throws: StorageError(.notAStore, subject: "", found: "")) {
                 try Storage.open(directory: directory + "/new", engine: factory)
             }
-            #expect(try restore.run(into: directory + "/new") == report)
+            #expect(try restore.run(into: directory + "/new").entryCount == 1)
             #expect(try FileDescriptor.names(in: directory + "/new").sorted() == ["engine", "format", "lock"])
             #expect(try FileDescriptor.contents(of: directory + "/backups/one/manifest", atMost: 1 << 20) == before)
             #expect(try restore.verify(scratchParent: directory) == report, "a restore leaves its backup as it was")

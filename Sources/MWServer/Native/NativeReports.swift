@@ -140,6 +140,12 @@ extension NativeStorageState {
         self.pendingBytes = Int64(storage.pending.bytes)
         self.isCongested = storage.pending.isCongested
         self.health = "\(storage.health)"
+        self.incarnation = ByteBuffer(integer: storage.incarnation.number)
+        self.revision = Int64(clamping: storage.revision.number)
+        self.compactedRevision = Int64(clamping: storage.compactedRevision.number)
+        let usage = storage.usage
+        self.sessions = Int64(usage.sessions)
+        self.leases = Int64(usage.leases)
     }
 }
 

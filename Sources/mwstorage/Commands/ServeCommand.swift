@@ -150,6 +150,10 @@ struct ServeOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Data directory.", valueName: "directory"))
     var data: String?
 
+    @Option(
+        help: ArgumentHelp("Directory for the backups that administrators make (default: the server makes none).", valueName: "directory"))
+    var backupDirectory: String?
+
     @Option(help: ArgumentHelp("Address to listen on; repeat for several (default: localhost:8443).", valueName: "host:port"))
     var listen: [HostAndPort] = []
 
@@ -273,7 +277,8 @@ struct ServeOptions: ParsableArguments {
             .serveRefused: refused,
         ]
         let single: [(Setting, String?)] = [
-            (.serveData, data), (.serveEngine, engine), (.serveDurability, durability), (.serveEventLoops, eventLoops.map { "\($0)" }),
+            (.serveData, data), (.serveBackupDirectory, backupDirectory), (.serveEngine, engine), (.serveDurability, durability),
+            (.serveEventLoops, eventLoops.map { "\($0)" }),
             (.serveCertificate, certificate), (.serveKey, key), (.serveKeystore, keystore), (.serveKeystoreAlias, keystoreAlias),
             (.serveTrust, trust), (.serveTrustPassphraseFile, trustPassphraseFile), (.servePassphraseFile, passphrase.passphraseFile),
             (.serveCRLGrace, crlGrace?.description), (.servePolicy, policy), (.serveDrainTimeout, drainTimeout?.description),
@@ -302,6 +307,7 @@ extension StorageServerConfiguration {
         }
         let engine = try settings.value(.serveEngine, expected: "rocksdb or leveldb") { StorageEngineFactory(named: $0) }
         self.init(tls: material.source, engine: engine ?? .rocksDB, dataDirectory: try settings.required(.serveData))
+        backupDirectory = try settings.string(.serveBackupDirectory)
         refusedFiles = try settings.strings(.serveRefused)
         accessPolicy = try settings.string(.servePolicy).map { .file($0) }
         addresses = try settings.values(.serveListen, expected: "HOST:PORT; an IPv6 address in brackets") { HostAndPort(argument: $0) }

@@ -42,6 +42,8 @@ extension Setting {
     static let serveListen = Setting(
         name: "serve.listen", summary: "addresses to listen on, HOST:PORT", fallback: "localhost:8443", isList: true)
     static let serveData = Setting(name: "serve.data", summary: "data directory")
+    static let serveBackupDirectory = Setting(
+        name: "serve.backup-directory", summary: "directory for the backups that administrators make; none without it")
     static let serveEngine = Setting(name: "serve.engine", summary: "rocksdb or leveldb", fallback: "rocksdb")
     static let serveDurability = Setting(
         name: "serve.durability", summary: "sync (on disk before the answer) or os (handed to the system)", fallback: "sync")
@@ -98,7 +100,8 @@ extension Setting {
             endpoint, certificate, key, trust, crl, keystore, keystoreAlias, passphraseFile, trustPassphraseFile, serverName, pinServer,
             timeout, logLevel,
             logFormat,
-            serveListen, serveData, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey, serveTrust, serveCRL,
+            serveListen, serveData, serveBackupDirectory, serveEngine, serveDurability, serveEventLoops, serveCertificate, serveKey,
+            serveTrust, serveCRL,
             serveCRLGrace, serveRefused, servePolicy, serveKeystore, serveKeystoreAlias, servePassphraseFile, serveTrustPassphraseFile,
             serveDrainTimeout,
             serveMaximumConnections,

@@ -184,7 +184,7 @@ extension CommandFailure {
         let status: ExitStatus =
             switch error.code {
             case .locked, .overloaded, .snapshotLost, .prefixesExhausted, .closed: .outcomeUnknown
-            case .permissionDenied, .diskFull, .readOnly: .cannotCreateOutput
+            case .permissionDenied, .diskFull, .readOnly, .alreadyExists: .cannotCreateOutput
             case .ioError: .inputOutput
             case .formatTooNew: .protocolMismatch
             case .engineMismatch: .configurationInvalid
