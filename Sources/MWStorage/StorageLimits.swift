@@ -27,6 +27,9 @@ package struct StorageLimits: Sendable {
     package static let maximumTransactionSteps = 4096
     /// Bytes of the keys and values that one transaction answers with, which are kept with its outcome.
     package static let maximumOutcomeBytes = 4 << 20
+    /// Bytes of the keys and values that the transactions of one commit answer with: small requests may ask for much, and all
+    /// answers of a commit are in memory at once. Those that come over it are told to come again.
+    package static let maximumResultBytesPerCommit = 64 << 20
 
     /// Bytes of writes that may wait for the disk. Over it, requests are refused as `overloaded`: memory stays bounded
     /// when the disk is slower than the network.

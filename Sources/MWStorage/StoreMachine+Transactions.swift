@@ -19,9 +19,11 @@ extension StoreMachine {
                 let entry = try entry(operation.key, engine)
                 bytes += entry.key.count + entry.value.count
                 guard bytes <= StorageLimits.maximumOutcomeBytes else { throw StoreMachine.outcomeTooLarge }
+                guard resultBytes + bytes <= StorageLimits.maximumResultBytesPerCommit else { throw StoreMachine.tooManyResults }
                 results.append(entry)
                 try self.perform(operation, engine)
             }
+            resultBytes += bytes
         } catch {
             undoRequest(to: mark)
             throw error
@@ -78,6 +80,9 @@ extension StoreMachine {
             return left.count - right.count
         }
     }
+
+    private static let tooManyResults = StorageError(
+        .overloaded, subject: "transaction", found: "results of other transactions that fill the commit", remedy: "try again later")
 
     private static let outcomeTooLarge = StorageError(
         .tooMany, subject: "transaction", found: "results that are too large",

@@ -42,6 +42,8 @@ struct StoreMachine: ~Copyable {
     var overlay = CommitOverlay()
     /// Outcomes that the engine does not have yet.
     var newOutcomes: [WriteKey: OutcomeRecord] = [:]
+    /// Of the results of its transactions.
+    var resultBytes = 0
     private var isPrefixChanged = false
     var isLeaseCounterChanged = false
     private var storedCompacted: Revision
@@ -59,6 +61,7 @@ struct StoreMachine: ~Copyable {
         overlay.removeAll()
         newOutcomes.removeAll(keepingCapacity: true)
         previousRevision = revision
+        resultBytes = 0
         isPrefixChanged = false
         isLeaseCounterChanged = false
         self.now = now
