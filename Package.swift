@@ -164,6 +164,16 @@ let package = Package(
 
         // What a store and its watches may do, as a model, and checkers of what they did.
         .target(name: "History", path: "Tests/History", swiftSettings: settings),
+        // Clients, network and server on one thread and one clock, from a seed.
+        .target(
+            name: "Simulation",
+            dependencies: [
+                "History", "EngineContract", "TestCertificates", "MWPKI", "MWTLS", "MWProtocol", "MWStorage", "MWServer", "MWClient",
+                nioCore, nioEmbedded, logging, deque,
+            ],
+            path: "Tests/Simulation", swiftSettings: settings),
+        .executableTarget(
+            name: "mwstorage-simulate", dependencies: ["Simulation"], path: "Tests/mwstorage-simulate", swiftSettings: settings),
         // A strict reader of Prometheus' text format.
         .target(name: "Exposition", path: "Tests/Exposition", swiftSettings: settings),
 
@@ -175,6 +185,7 @@ let package = Package(
             swiftSettings: settings),
 
         tests(of: "History", []),
+        tests(of: "Simulation", ["History", "mwstorage-simulate"]),
         tests(of: "MWPKI", ["TestCertificates", "COpenSSL"]),
         tests(of: "MWKeystore", ["MWPKI", "TestCertificates"]),
         tests(of: "MWTLS", ["MWPKI", "TestCertificates", "COpenSSL", nioCore, nioEmbedded, nioPosix]),

@@ -64,6 +64,14 @@ package struct SessionInfo: Sendable {
     package let tls: String
     /// When its 101 was sent.
     package var openedAt = Timestamp.now()
+
+    package init(connectionID: UInt64, principal: Principal, address: String, subprotocol: String?, tls: String) {
+        self.connectionID = connectionID
+        self.principal = principal
+        self.address = address
+        self.subprotocol = subprotocol
+        self.tls = tls
+    }
 }
 
 /// How a session ended, for the log and the counters.

@@ -45,6 +45,17 @@ package final class MemoryDisk: Sendable {
     /// Forgets what was never synced.
     package func cutPower() { state.withLock { $0.buffered = $0.stored } }
 
+    /// Another disk with what this one has, or, after a power cut, would have; without its faults.
+    package func copy(afterPowerCut: Bool = false) -> MemoryDisk {
+        let disk = MemoryDisk()
+        let content = state.withLock { afterPowerCut ? $0.stored : $0.buffered }
+        disk.state.withLock { state in
+            state.stored = content
+            state.buffered = content
+        }
+        return disk
+    }
+
     package var writeCount: Int { state.withLock { $0.writeCount } }
     package var syncCount: Int { state.withLock { $0.syncCount } }
     package var openCount: Int { state.withLock { $0.openCount } }

@@ -2,8 +2,8 @@
 package enum ModelOutcome: Hashable, Sendable {
     /// What is there, of what was asked for, at a revision of the store.
     case read(revision: UInt64, [String: ModelEntry])
-    /// The revision that the write made; the store's if it changed nothing.
-    case written(revision: UInt64, changes: Int)
+    /// The revision that the write made; the store's if it changed nothing. Keys that changed, if that was said.
+    case written(revision: UInt64, changes: Int?)
     case transaction(revision: UInt64, hasSucceeded: Bool, before: [ModelEntry?])
     /// It may have happened at any time since it was called, may still happen, or never.
     case unknown

@@ -32,7 +32,9 @@ package struct LogCheck {
         for call in self.calls where call.incarnation == incarnation {
             guard let revision = call.outcome.revision, let bound = self.bounds(of: incarnation).before(call.calledAt) else { continue }
             if revision < bound { self.violated("\(call): revision \(bound) had been seen before it was called") }
-            if call.makesRevision, revision == bound { self.violated("\(call): revision \(bound) had been made before it was called") }
+            if call.makesRevision == true, revision == bound {
+                self.violated("\(call): revision \(bound) had been made before it was called")
+            }
         }
     }
 
@@ -74,9 +76,15 @@ package struct LogCheck {
     private mutating func checkWrites(of incarnation: String, _ log: ModelLog) {
         var claims: [UInt64: Call] = [:]
         var idle: [UInt64: [Call]] = [:]
+        // They made it, or changed nothing then.
+        var uncertain: [UInt64: [Call]] = [:]
         for call in self.calls where call.incarnation == incarnation && call.operation.isWrite {
             guard let revision = call.outcome.revision else { continue }
-            if !call.makesRevision {
+            guard let makesRevision = call.makesRevision else {
+                uncertain[revision, default: []].append(call)
+                continue
+            }
+            if !makesRevision {
                 idle[revision, default: []].append(call)
             } else if let other = claims.updateValue(call, forKey: revision) {
                 self.violated("\(call) and \(other) both say that they made revision \(revision)")
@@ -85,22 +93,30 @@ package struct LogCheck {
         // What may have made a revision that nobody claims: unanswered, or answered in another store that was made from this one.
         var open = self.calls.filter { $0.operation.isWrite && $0.outcome != .refused && $0.incarnation != incarnation }
         var store = log.base
-        self.check(idle.removeValue(forKey: store.revision) ?? [], changeNothingIn: store)
+        self.check(
+            (idle.removeValue(forKey: store.revision) ?? []) + (uncertain.removeValue(forKey: store.revision) ?? []), changeNothingIn: store
+        )
         for commit in log.commits {
             if commit.revision != store.revision + 1 {
                 self.violated("revision \(commit.revision) of \(incarnation) follows \(store.revision)")
                 store.revision = commit.revision - 1
             }
+            var maybe = uncertain.removeValue(forKey: commit.revision) ?? []
             if let call = claims.removeValue(forKey: commit.revision) {
                 let effect = store.apply(call.operation)
                 self.check(call, effect, commit)
+            } else if let index = maybe.firstIndex(where: { call in
+                var next = store
+                return next.apply(call.operation).changes == commit.changes
+            }) {
+                _ = store.apply(maybe.remove(at: index).operation)
             } else {
                 store = self.explain(commit, in: store, with: &open, incarnation)
             }
-            self.check(idle.removeValue(forKey: store.revision) ?? [], changeNothingIn: store)
+            self.check((idle.removeValue(forKey: store.revision) ?? []) + maybe, changeNothingIn: store)
         }
         for call in claims.values.sorted(by: { $0.calledAt < $1.calledAt }) { self.violated("\(call): lost; not in the log") }
-        for call in idle.values.joined() { self.violated("\(call): at a revision that never was") }
+        for call in (Array(idle.values) + Array(uncertain.values)).joined() { self.violated("\(call): at a revision that never was") }
     }
 
     private mutating func check(_ calls: [Call], changeNothingIn store: ModelStore) {
@@ -118,7 +134,7 @@ package struct LogCheck {
         if effect.changes != commit.changes { self.violated("\(call): must have made \(effect.changes), made \(commit)") }
         switch call.outcome {
         case .written(_, let changes):
-            if changes != commit.changes.count { self.violated("\(call): made \(commit)") }
+            if let changes, changes != commit.changes.count { self.violated("\(call): made \(commit)") }
         case .transaction(_, let hasSucceeded, let before):
             self.check(call, effect, hasSucceeded: hasSucceeded, before: before)
         case .read, .unknown, .refused: break
@@ -176,10 +192,10 @@ package struct LogCheck {
 }
 
 extension Call {
-    /// It says that it changed something.
-    fileprivate var makesRevision: Bool {
+    /// It says that it changed something; nil if it does not say.
+    fileprivate var makesRevision: Bool? {
         switch self.outcome {
-        case .written(_, let changes): changes > 0
+        case .written(_, let changes): changes.map { $0 > 0 }
         case .transaction(_, let hasSucceeded, let before): self.operation.changesSomething(hasSucceeded, before)
         case .read, .unknown, .refused: false
         }

@@ -12,6 +12,8 @@ package struct SeededGenerator: RandomNumberGenerator, Sendable {
         return z ^ (z >> 31)
     }
 
+    package mutating func any(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &self) }
+
     /// In so many of a hundred cases.
     package mutating func chance(_ percent: Int) -> Bool { Int.random(in: 0..<100, using: &self) < percent }
 }

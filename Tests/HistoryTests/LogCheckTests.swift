@@ -103,41 +103,49 @@ import Testing
     }()
     private static let range = ModelRange("a", "c")
     private static let all: [WatchItem] = [1, 3, 4].compactMap { revision in
-        log.next(after: revision - 1, in: [range]).map { .changes($0) }
+        log.next(after: revision - 1, in: [range]).map { .changes($0, incarnation: "x") }
     }
+    private static let state: WatchItem = .state(["a": ModelEntry("1", 1), "b": ModelEntry("1", 1)], 2, incarnation: "x")
 
-    private static func violation(_ items: [WatchItem], isQuiet: Bool = true) -> String? {
-        WatchCheck.check(items, of: [self.range], in: ["x": self.log], isQuiet: isQuiet)?.description
+    private static func violation(
+        _ items: [WatchItem], from start: WatchTerms.Start = .after(0, incarnation: "x"), isQuiet: Bool = true
+    ) -> String? {
+        WatchCheck.check(items, of: WatchTerms([self.range], from: start), in: ["x": self.log], quietStore: isQuiet ? "x" : nil)?
+            .description
     }
 
     @Test func `Every change once and in order passes, from anywhere, and over reconnections and progress`() {
-        #expect(Self.violation([.began(0, incarnation: "x")] + Self.all) == nil)
-        #expect(Self.violation([.began(2, incarnation: "x")] + Self.all[1...]) == nil)
+        #expect(Self.violation(Self.all) == nil)
+        #expect(Self.violation(Array(Self.all[1...]), from: .after(2, incarnation: "x")) == nil)
+        #expect(Self.violation(Array(Self.all[1...]), from: .now) == nil)
+        let x = "x"
         #expect(
-            Self.violation(
-                [.began(0, incarnation: "x"), Self.all[0], .progress(2), .began(2, incarnation: "x"), Self.all[1], Self.all[2]]) == nil)
-        let state: WatchItem = .state(["a": ModelEntry("1", 1), "b": ModelEntry("1", 1)], 2)
-        #expect(Self.violation([.resync(2, incarnation: "x"), state, .synced(2)] + Self.all[1...]) == nil)
+            Self.violation([Self.all[0], .progress(2, incarnation: x), .resumed(2, incarnation: x), Self.all[1], Self.all[2]]) == nil)
+        #expect(Self.violation([Self.state, .synced(2, incarnation: x)] + Self.all[1...], from: .state) == nil)
+        #expect(Self.violation([Self.all[0], .resync, Self.state, .synced(2, incarnation: x)] + Self.all[1...]) == nil)
+        #expect(Self.violation([.ended]) == nil)
     }
 
     @Test func `A missed, repeated or reordered event and a torn batch are found`() {
-        let began: [WatchItem] = [.began(0, incarnation: "x")]
-        #expect(Self.violation(began + Self.all[1...]) != nil)
-        #expect(Self.violation(began + Self.all[..<2]) != nil)
-        #expect(Self.violation(began + Self.all[..<2], isQuiet: false) == nil)
-        #expect(Self.violation(began + [Self.all[0], Self.all[0]] + Self.all[1...]) != nil)
-        #expect(Self.violation(began + [Self.all[1], Self.all[0], Self.all[2]]) != nil)
-        #expect(Self.violation(began + [Self.all[0], .progress(3)]) != nil)
-        #expect(Self.violation(began + [.changes(.init(1, [ModelChange("a", "1", previousRevision: 0)]))] + Self.all[1...]) != nil)
-        #expect(Self.violation(began + [Self.all[0], .began(3, incarnation: "x"), Self.all[2]]) != nil)
+        #expect(Self.violation(Array(Self.all[1...])) != nil)
+        #expect(Self.violation(Array(Self.all[..<2])) != nil)
+        #expect(Self.violation(Array(Self.all[..<2]), isQuiet: false) == nil)
+        #expect(Self.violation([Self.all[0], Self.all[0]] + Self.all[1...]) != nil)
+        #expect(Self.violation([Self.all[1], Self.all[0], Self.all[2]]) != nil)
+        #expect(Self.violation([Self.all[0], .progress(3, incarnation: "x")]) != nil)
+        let torn: WatchItem = .changes(.init(1, [ModelChange("a", "1", previousRevision: 0)]), incarnation: "x")
+        #expect(Self.violation([torn] + Self.all[1...]) != nil)
+        #expect(Self.violation([Self.all[0], .resumed(3, incarnation: "x"), Self.all[2]]) != nil)
     }
 
-    @Test func `A state that was not so, has a key twice or no end is found`() {
-        let resync: [WatchItem] = [.resync(2, incarnation: "x")]
-        let whole: [String: ModelEntry] = ["a": ModelEntry("1", 1), "b": ModelEntry("1", 1)]
-        #expect(Self.violation(resync + [.state(["a": ModelEntry("1", 1)], 2), .synced(2)] + Self.all[1...]) != nil)
-        #expect(Self.violation(resync + [.state(whole, 2), .state(whole, 2), .synced(2)] + Self.all[1...]) != nil)
-        #expect(Self.violation(resync + [.state(whole, 2)]) != nil)
-        #expect(Self.violation([.began(0, incarnation: "y")] + Self.all) != nil)
+    @Test func `A state that was not so, has a key twice or no end, or that nobody asked for is found`() {
+        let x = "x"
+        let half: WatchItem = .state(["a": ModelEntry("1", 1)], 2, incarnation: x)
+        #expect(Self.violation([half, .synced(2, incarnation: x)] + Self.all[1...], from: .state) != nil)
+        #expect(Self.violation([Self.state, Self.state, .synced(2, incarnation: x)] + Self.all[1...], from: .state) != nil)
+        #expect(Self.violation([Self.state], from: .state) != nil)
+        #expect(Self.violation([Self.state, .synced(3, incarnation: x)] + Self.all[2...], from: .state) != nil)
+        #expect(Self.violation([Self.state, .synced(2, incarnation: x)] + Self.all[1...]) != nil)
+        #expect(Self.violation([Self.all[0], .resumed(1, incarnation: "y")] + Self.all[1...]) != nil)
     }
 }

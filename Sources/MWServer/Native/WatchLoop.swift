@@ -185,10 +185,10 @@ package final class WatchLoop {
     }
 
     private func readInTurn() {
-        let end = NIODeadline.now() + Self.turnTime
+        let end = self.loop.eventLoop.now + Self.turnTime
         while let watches = self.busy.popFirst() {
             watches.read()
-            if NIODeadline.now() >= end { break }
+            if self.loop.eventLoop.now >= end { break }
         }
         if !self.busy.isEmpty { self.scheduleTurn(in: Self.pause) }
     }
