@@ -220,7 +220,7 @@ let package = Package(
                 "mwstorage", "mwstorage-echo", "MWPKI", "MWKeystore", "MWTLS", "MWStorage", "MWRocksDB", "MWLevelDB", "MWServer",
                 "MWClient",
                 "MWProtocol", "MWWebSocket", "MWACME", "MWCertificateManager", "EngineContract", "TestCertificates",
-                "ACMEPeers", "FakeCA", "TestHTTPS", "Exposition", nioCore, nioPosix, logging,
+                "ACMEPeers", "FakeCA", "TestHTTPS", "Exposition", "History", "Simulation", nioCore, nioPosix, logging,
             ],
             exclude: ["Java"],
             swiftSettings: settings),

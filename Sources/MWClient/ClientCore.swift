@@ -6,6 +6,8 @@ import Synchronization
 final class ClientCore: Sendable {
     let shared: ClientEngine.Shared
     let clientProtocol: ClientProtocol
+    /// For what is not the engine's: the jitter of watches.
+    let random: any RandomNumberGenerator & Sendable
     private let engine: NIOLoopBoundBox<ClientEngine>
     let eventLoop: any EventLoop
     private let inbox = CallInbox()
@@ -19,6 +21,7 @@ final class ClientCore: Sendable {
         environment: ClientEnvironment = ClientEnvironment()
     ) throws {
         try configuration.validate()
+        self.random = environment.random
         self.eventLoop = eventLoop
         self.clientProtocol = clientProtocol
         self.limits = configuration.limits

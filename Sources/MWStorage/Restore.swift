@@ -63,7 +63,7 @@ package struct Restore: Sendable {
         var report: Report
         do throws(StorageError) {
             report = try check(engine.snapshot())
-            try begin(incarnation, in: engine)
+            try StoreIdentity.renew(in: engine, as: incarnation, at: manifest.revision)
             report.incarnation = incarnation
         } catch {
             engine.close()
@@ -112,16 +112,26 @@ package struct Restore: Sendable {
         return report
     }
 
-    /// Nobody may take the store for the one that was backed up: what clients know of that one does not hold here.
-    private func begin(_ incarnation: Incarnation, in engine: any StorageEngine) throws(StorageError) {
+    private func damaged(_ found: String, expected: String? = nil) -> StorageError {
+        StorageError(
+            .corrupt, subject: backup, found: found, expected: expected, remedy: "copy the backup again, or use another one")
+    }
+}
+
+extension StoreIdentity {
+    /// Makes the store in `engine` another one: nobody may take it for the one that was backed up, as what clients know of that one does not
+    /// hold here.
+    package static func renew(
+        in engine: any StorageEngine, as incarnation: Incarnation, at revision: Revision
+    ) throws(StorageError) {
         for keyspace in [Keyspace.history, .sessions, .outcomes] { try removeAll(keyspace, in: engine) }
         var batch = WriteBatch()
         try batch.remove(in: .meta, MetaRecord.historyBytesKey)
-        StoreIdentity(incarnation: incarnation, revision: manifest.revision, compacted: manifest.revision).store(in: &batch)
+        StoreIdentity(incarnation: incarnation, revision: revision, compacted: revision).store(in: &batch)
         try engine.apply(batch, sync: true)
     }
 
-    private func removeAll(_ keyspace: Keyspace, in engine: any StorageEngine) throws(StorageError) {
+    private static func removeAll(_ keyspace: Keyspace, in engine: any StorageEngine) throws(StorageError) {
         let snapshot = try engine.snapshot()
         var batch = WriteBatch()
         var failure: StorageError?
@@ -136,11 +146,6 @@ package struct Restore: Sendable {
         }
         if failure == nil, !batch.isEmpty { apply() }
         if let failure { throw failure }
-    }
-
-    private func damaged(_ found: String, expected: String? = nil) -> StorageError {
-        StorageError(
-            .corrupt, subject: backup, found: found, expected: expected, remedy: "copy the backup again, or use another one")
     }
 }
 

@@ -187,7 +187,10 @@ private struct Search {
                 uncertain.append(index)
             }
         }
-        // Those that return first are the likeliest to have happened first.
-        return certain.sorted { (self.calls[$0].returnedAt ?? Int.max) < (self.calls[$1].returnedAt ?? Int.max) } + uncertain
+        // What they say of the store's revision tells which is the likeliest to have happened first; at one revision, the write.
+        func rank(_ index: Int) -> (UInt64, Int) {
+            (self.calls[index].outcome.revision ?? 0, self.calls[index].operation.isWrite ? 0 : 1)
+        }
+        return certain.sorted { rank($0) < rank($1) } + uncertain
     }
 }

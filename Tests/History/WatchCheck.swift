@@ -107,7 +107,8 @@ package struct WatchCheck {
             self.mustResync = false
             self.place = nil
             self.collected = nil
-            self.awaitsState = self.terms.resyncsWithState
+            // A state that was cut off begins again.
+            self.awaitsState = self.awaitsState || self.terms.resyncsWithState
             return nil
         case .ended:
             self.hasEnded = true
@@ -118,6 +119,11 @@ package struct WatchCheck {
     private mutating func resumed(_ place: Place) -> String? {
         if self.awaitsState { return nil }
         if let own = self.place, own.incarnation != place.incarnation {
+            self.mustResync = true
+            return nil
+        }
+        if let own = self.place, place.revision > own.revision, self.advance(to: place) != nil {
+            // What was in between has been forgotten: the state has to follow.
             self.mustResync = true
             return nil
         }

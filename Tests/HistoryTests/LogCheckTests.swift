@@ -135,7 +135,7 @@ import Testing
         #expect(Self.violation([Self.all[0], .progress(3, incarnation: "x")]) != nil)
         let torn: WatchItem = .changes(.init(1, [ModelChange("a", "1", previousRevision: 0)]), incarnation: "x")
         #expect(Self.violation([torn] + Self.all[1...]) != nil)
-        #expect(Self.violation([Self.all[0], .resumed(3, incarnation: "x"), Self.all[2]]) != nil)
+        #expect(Self.violation([Self.all[0], .resumed(3, incarnation: "x"), Self.all[2]]) != nil, "without a resync")
     }
 
     @Test func `A state that was not so, has a key twice or no end, or that nobody asked for is found`() {

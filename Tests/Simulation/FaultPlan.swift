@@ -27,6 +27,7 @@ struct FaultPlan {
         self.killsEvery = sometimes(40, 150...1_500)
         self.cutsEvery = sometimes(30, 50...800)
         self.jumpsEvery = sometimes(20, 100...1_000)
+        self.restoresEvery = sometimes(12, 400...1_500)
         self.compactsEvery = sometimes(30, 50...600)
     }
 }

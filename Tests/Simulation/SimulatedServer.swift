@@ -25,12 +25,16 @@ final class SimulatedServer: @unchecked Sendable {
     private let peers: SimulatedPeers
     private(set) var disk = MemoryDisk()
     private var life: ServerLife?
+    private var backup: (disk: MemoryDisk, revision: Revision)?
+    /// What a store has that is made of it.
+    private var restored: ModelStore?
     private var lifeCount = 0
     /// What happened, by incarnation.
     private(set) var logs: [String: ModelLog] = [:]
     private(set) var violations: [Violation] = []
     var limits = ServerLimits()
     var storageLimits = StorageLimits()
+    var hotValueBytes = 0
     /// Microseconds from the flush of a request to its commit, and from there to its answer.
     var commitLatency = 100...3_000
     /// Microseconds until the loop looks at what was committed for its watches.
@@ -54,9 +58,12 @@ final class SimulatedServer: @unchecked Sendable {
     func start() throws {
         precondition(self.life == nil)
         self.lifeCount += 1
+        if self.lifeCount == 1 { try self.change(self.disk, into: .zero) }
         var options = StorageOptions()
         options.commits = .manual
         options.limits = self.storageLimits
+        // Little: what was read last is forgotten, and comes back from the engine.
+        options.engine.hotValueBytes = self.hotValueBytes
         options.clock = { [clock] in clock.elapsed }
         options.wallClock = { [unowned self] in
             1_700_000_000_000 &+ UInt64(bitPattern: Int64(self.clock.now.uptimeNanoseconds / 1_000_000) + self.wallClockOffset)
@@ -78,16 +85,21 @@ final class SimulatedServer: @unchecked Sendable {
             state.entries = try SimulatedStore.entries(storage)
             let name = storage.incarnation.description
             guard let log = self.logs[name] else {
+                if let expected = self.restored, Self.plain(expected) != Self.plain(state) {
+                    self.violations.append(Violation("the store was restored to \(state), and not to \(expected)"))
+                }
                 self.logs[name] = ModelLog(base: state)
                 return
             }
-            if log.last.revision != state.revision || log.last.entries != state.entries {
+            if log.last.revision != state.revision || Self.plain(log.last) != Self.plain(state) {
                 self.violations.append(Violation("after a restart the store has \(state), and not \(log.last)"))
             }
         } catch {
             self.violations.append(Violation("after a restart the store cannot be read: \(error)"))
         }
     }
+
+    private static func plain(_ store: ModelStore) -> [String: ModelEntry] { store.entries.mapValues(\.withoutLease) }
 
     /// SIGKILL, or with the power: what was not committed is gone.
     func kill(withPower: Bool, isTold: Bool) {
@@ -100,7 +112,26 @@ final class SimulatedServer: @unchecked Sendable {
     }
 
     /// Copies the disk, as a backup does.
-    func backup() -> MemoryDisk { self.disk.copy(afterPowerCut: true) }
+    func backUp() {
+        guard let revision = self.life?.storage.revision else { return }
+        self.backup = (self.disk.copy(afterPowerCut: true), revision)
+        self.restored = self.logs[self.incarnation]?.last
+    }
+
+    /// Goes back to the backup, if there is one; the server is down.
+    func restore() throws {
+        guard self.life == nil, let (disk, revision) = self.backup else { return }
+        self.disk = disk.copy(afterPowerCut: true)
+        try self.change(self.disk, into: revision)
+        self.clock.log("the store is restored to revision \(revision)")
+    }
+
+    /// Gives the store on `disk` a name that the seed chooses.
+    private func change(_ disk: MemoryDisk, into revision: Revision) throws {
+        let engine = try StorageEngineFactory.memory(disk).open("memory", EngineOptions())
+        let name = UInt128(self.clock.random.next()) << 64 | UInt128(self.clock.random.next())
+        try StoreIdentity.renew(in: engine, as: Incarnation(name), at: revision)
+    }
 
     /// Forgets history, up to some revision.
     func compact() {

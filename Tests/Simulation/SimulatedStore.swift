@@ -7,7 +7,7 @@ enum SimulatedStore {
         var entries: [String: ModelEntry] = [:]
         try unsafe storage.snapshot().scan(.all) { key, stored in
             unsafe entries[String(decoding: key, as: UTF8.self)] = ModelEntry(
-                String(decoding: stored.bytes, as: UTF8.self), stored.revision.number)
+                String(decoding: stored.bytes, as: UTF8.self), stored.revision.number, lease: stored.lease.map { Int64($0.number) })
             return true
         }
         return entries

@@ -2,6 +2,7 @@ import EngineContract
 import History
 import MWClient
 import MWServer
+import MWStorage
 import NIOCore
 
 /// One run of clients, watchers, replicas, network and server, from a seed; and what is wrong with it.
@@ -56,6 +57,8 @@ private final class Simulation: @unchecked Sendable {
     private let plan: FaultPlan
     private let workload: Workload
     private var clients: [ModelledClient] = []
+    private var watches: [SimulatedWatch] = []
+    private var replicas: [SimulatedReplica] = []
     private var history = History()
     private var report: SimulationReport
     private var isCalm = false
@@ -82,6 +85,8 @@ private final class Simulation: @unchecked Sendable {
         self.server.limits.pongTimeout = .seconds(1)
         self.server.limits.closingTimeout = .seconds(1)
         self.server.limits.unsentTimeout = .seconds(2)
+        self.server.hotValueBytes = self.clock.chance(50) ? 0 : 4_096
+        if self.clock.chance(25) { self.server.storageLimits.maximumHistoryRevisions = self.clock.any(1...12) }
         if self.plan.isNarrow { self.server.limits.maximumUnsentBytes = 4_096 }
         for number in 0..<self.clock.any(2...4) {
             self.clients.append(try ModelledClient(number: number, network: self.network, seed: self.clock.random.next()))
@@ -100,6 +105,7 @@ private final class Simulation: @unchecked Sendable {
             self.clock.spawn { try? await client.client.run() }
             for lane in 0..<self.workload.width { self.spawnActor { await self.act(client, lane) } }
         }
+        do { try self.startObservers() } catch { self.report.violations.append("observers: \(error)") }
         self.scheduleFaults()
         var passed = TimeAmount.zero
         while self.runningActors > 0, passed < Self.stormTime {
@@ -119,6 +125,25 @@ private final class Simulation: @unchecked Sendable {
         self.clock.spawn {
             await body()
             self.runningActors -= 1
+        }
+    }
+
+    private func startObservers() throws {
+        for _ in 0..<self.clock.any(1...3) {
+            let watch = SimulatedWatch(self.clients[self.clock.any(0...(self.clients.count - 1))], clock: self.clock)
+            self.watches.append(watch)
+            // Some begin late.
+            let delay = TimeAmount.milliseconds(Int64(self.clock.chance(60) ? 0 : self.clock.any(0...1_500)))
+            self.clock.spawn {
+                await self.clock.sleep(delay)
+                await watch.follow { self.isCalm }
+            }
+        }
+        for _ in 0..<self.clock.any(1...2) {
+            let replica = try SimulatedReplica(self.clients[self.clock.any(0...(self.clients.count - 1))], clock: self.clock)
+            self.replicas.append(replica)
+            self.clock.spawn { await replica.observe { self.isCalm } }
+            self.clock.spawn { await replica.follow() }
         }
     }
 
@@ -171,6 +196,7 @@ private final class Simulation: @unchecked Sendable {
         self.every(self.plan.cutsEvery) { self.network.cutAny() }
         self.every(self.plan.jumpsEvery) { self.server.wallClockOffset += Int64(self.clock.any(-100_000...100_000)) }
         self.every(self.plan.compactsEvery) { self.server.compact() }
+        self.every(self.plan.restoresEvery) { self.backUpOrRestore() }
     }
 
     private func every(_ milliseconds: Int?, _ body: @escaping () -> Void) {
@@ -187,6 +213,14 @@ private final class Simulation: @unchecked Sendable {
         self.report.kills += 1
         self.server.kill(withPower: self.clock.chance(50), isTold: self.clock.chance(70))
         self.clock.after(.milliseconds(Int64(self.clock.any(1...600)))) { self.startServer() }
+    }
+
+    private func backUpOrRestore() {
+        guard self.server.isUp else { return }
+        if self.clock.chance(50) { return self.server.backUp() }
+        self.server.kill(withPower: false, isTold: true)
+        do { try self.server.restore() } catch { self.report.violations.append("no restore: \(error)") }
+        self.clock.after(.milliseconds(Int64(self.clock.any(1...300)))) { self.startServer() }
     }
 
     private func startServer() {
@@ -211,6 +245,15 @@ private final class Simulation: @unchecked Sendable {
         self.report.links = self.network.linkCount
         self.report.violations += self.server.violations.map(\.description)
         self.report.violations += LogCheck(self.history, self.server.logs).violations.map(\.description)
+        let incarnation = self.server.incarnation
+        for watch in self.watches {
+            self.report.watchItems += watch.items.count
+            if let what = watch.endViolation { self.report.violations.append(what) }
+            if let violation = WatchCheck.check(watch.items, of: watch.terms, in: self.server.logs, quietStore: incarnation) {
+                self.report.violations.append("\(violation)")
+            }
+        }
+        for replica in self.replicas { self.report.violations += replica.check(self.server.logs, store: incarnation) }
         self.checkLinearizability()
     }
 
@@ -225,8 +268,13 @@ private final class Simulation: @unchecked Sendable {
     }
 
     private func end() {
+        for replica in self.replicas { replica.close() }
         for client in self.clients { self.clock.spawn { await client.client.close() } }
-        self.clock.run(for: Self.endTime)
+        var passed = TimeAmount.zero
+        while self.clock.runningTasks > 0, passed < Self.endTime {
+            self.clock.run(for: .milliseconds(500))
+            passed = passed + .milliseconds(500)
+        }
         if self.clock.runningTasks > 0 { self.report.violations.append("\(self.clock.runningTasks) tasks have not ended") }
         self.server.kill(withPower: false, isTold: true)
         self.network.abandon()

@@ -20,12 +20,13 @@ final class WatchReceiver: WatchHandler {
     private let core: ClientCore
     private weak var desk: WatchDesk?
     private var id: WatchID?
-    private var random = SystemRandomNumberGenerator()
+    private var random: any RandomNumberGenerator
 
     init(_ configuration: WatchStateMachine.Configuration, sink: any WatchSink, core: ClientCore) {
         self.machine = WatchStateMachine(configuration)
         self.sink = sink
         self.core = core
+        self.random = core.random
     }
 
     func open(on desk: WatchDesk) {
