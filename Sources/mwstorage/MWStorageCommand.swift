@@ -18,6 +18,7 @@ struct MWStorageCommand: AsyncParsableCommand {
             """,
         subcommands: [
             ServeCommand.self, GetCommand.self, PutCommand.self, RemoveCommand.self, ScanCommand.self, TransactionCommand.self,
+            WatchCommand.self, ReplicateCommand.self, LockCommand.self, LeaseCommand.self,
             PrefixCommand.self, ImportCommand.self, ExportCommand.self, BackupCommand.self, RestoreCommand.self,
             TunnelCommand.self, DoctorCommand.self, ACMECommand.self, WhoAmICommand.self, StatusCommand.self,
             SessionsCommand.self,
