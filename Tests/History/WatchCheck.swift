@@ -94,7 +94,14 @@ package struct WatchCheck {
     /// - Returns: Why it must not say that.
     package mutating func received(_ item: WatchItem) -> String? {
         if self.hasEnded { return "behind the end" }
-        if self.mustResync, item != .resync, item != .ended { return "another store, and no resync" }
+        if self.mustResync {
+            switch item {
+            case .resync, .ended: break
+            // The connection was lost before it could say so.
+            case .resumed: return nil
+            case .state, .synced, .changes, .progress: return "something was missed, and no resync says so"
+            }
+        }
         switch item {
         case .resumed(let revision, let incarnation): return self.resumed(Place(incarnation: incarnation, revision: revision))
         case .state(let entries, let revision, let incarnation):

@@ -18,7 +18,7 @@ import Simulation
             words.removeSubrange(index...(index + 1))
         }
         guard words.count == 2, let first = UInt64(words[0]), let count = UInt64(words[1]) else {
-            print("usage: mwstorage-simulate FIRST COUNT [--trace] [--mutation NAME]")
+            say("usage: mwstorage-simulate FIRST COUNT [--trace] [--mutation NAME]")
             exit(64)
         }
         // The order of dictionaries is another in every process otherwise, and a seed's run with it.
@@ -38,7 +38,7 @@ import Simulation
         var total = SimulationReport(seed: seeds.lowerBound)
         var failed = 0
         for seed in seeds {
-            let report = bench.run(seed, mutation: mutation, trace: isTraced ? { print($0) } : nil)
+            let report = bench.run(seed, mutation: mutation, trace: isTraced ? { say($0) } : nil)
             total.calls += report.calls
             total.unknownOutcomes += report.unknownOutcomes
             total.refusals += report.refusals
@@ -50,23 +50,26 @@ import Simulation
             guard !report.violations.isEmpty else { continue }
             failed += 1
             let option = mutation.map { " --mutation \($0.rawValue)" } ?? ""
-            print("seed \(seed): \(report.violations.count) violations; again with: mwstorage-simulate \(seed) 1 --trace\(option)")
-            for violation in report.violations.prefix(5) { print("  \(violation)") }
+            say("seed \(seed): \(report.violations.count) violations; again with: mwstorage-simulate \(seed) 1 --trace\(option)")
+            for violation in report.violations.prefix(5) { say("  \(violation)") }
         }
-        print(
+        say(
             "\(seeds.count) seeds, \(failed) failed; \(total.calls) calls (\(total.unknownOutcomes) unknown, \(total.refusals) refused),"
                 + " \(total.revisions) revisions, \(total.watchItems) watch items, \(total.kills) kills, \(total.links) connections,"
                 + " \(total.undecided) undecided")
         return failed == 0
     }
 
+    /// Becomes itself again, with the variable set: no child is left behind by whoever ends this process.
     private static func runDeterministically() throws -> Never {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
-        process.arguments = Array(CommandLine.arguments.dropFirst())
-        process.environment = ProcessInfo.processInfo.environment.merging(["SWIFT_DETERMINISTIC_HASHING": "1"]) { $1 }
-        try process.run()
-        process.waitUntilExit()
-        exit(process.terminationStatus)
+        let path = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        unsafe setenv("SWIFT_DETERMINISTIC_HASHING", "1", 1)
+        var arguments: [UnsafeMutablePointer<CChar>?] = unsafe CommandLine.arguments.map { unsafe strdup($0) }
+        unsafe arguments.append(nil)
+        unsafe execv(path, &arguments)
+        exit(71)
     }
+
+    /// A line, at once: whoever ends this process has what was found by then.
+    private static func say(_ line: String) { FileHandle.standardOutput.write(Data((line + "\n").utf8)) }
 }
