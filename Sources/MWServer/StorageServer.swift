@@ -292,7 +292,10 @@ public final class StorageServer: Service, Sendable {
         return (listener, addresses)
     }
 
-    /// The store, for whoever embeds the server. The public form of this belongs to the native protocol's issue.
+    /// The store, for the program that the server is part of; `nil` unless it runs.
+    public var store: EmbeddedStore? { self.storage.map { EmbeddedStore($0) } }
+
+    /// See ``store``.
     package var storage: Storage? {
         guard case .running(let running) = self.state.withLock({ $0 }) else { return nil }
         return running.storage

@@ -132,6 +132,8 @@ final class Committer: @unchecked Sendable {
     func observe(_ observer: any StorageObserver) -> StorageObservation {
         let identifier = shared.withLock { state in
             state.nextObserver += 1
+            // There would be nothing to tell it, nor anybody to let go of it.
+            guard !isStopping.load(ordering: .sequentiallyConsistent) else { return state.nextObserver }
             state.observers.append((state.nextObserver, observer))
             return state.nextObserver
         }
@@ -152,7 +154,7 @@ final class Committer: @unchecked Sendable {
 
     private func run() {
         while let work = takeWork() { process(work) }
-        engine.close(syncing: health == .writable)
+        closeEngine()
     }
 
     /// Everything flushed by now; nothing when something else is due; nil at the end.
@@ -218,7 +220,16 @@ final class Committer: @unchecked Sendable {
         }
         guard let work else { return }
         process(work)
+        closeEngine()
+    }
+
+    private func closeEngine() {
         engine.close(syncing: health == .writable)
+        // Let go of outside of the lock: whoever waits for the next commit learns that there is none.
+        _ = shared.withLock { state in
+            defer { state.observers = [] }
+            return state.observers
+        }
     }
 
     // MARK: Commits
