@@ -70,6 +70,10 @@ public struct ServerLimits: Sendable, Hashable {
     /// Ranges of one watch. More are answered with `tooMany`. 64: a change looks through them in six steps.
     public var maximumRangesPerWatch = 64
 
+    /// Bytes of the bounds of all ranges that one connection watches. A watch that would bring more is answered with `tooMany`. 1 MiB: 8,192
+    /// ranges between keys of 64 bytes.
+    public var maximumWatchBoundBytesPerConnection = 1024 * 1024
+
     /// Bytes for one connection that the network has not taken yet, over which its watches are told nothing more as it happens: they go on
     /// from the history when these are taken. 1 MiB: what a link of 100 MB/s carries in 10 ms.
     public var maximumWatchBacklogBytes = 1024 * 1024

@@ -18,6 +18,9 @@ package protocol SessionDelegate: AnyObject {
     /// ``SessionInfo/principal`` of `session` is another, or has other rights, from its next request on.
     func principalChanged(in session: SessionHandler)
 
+    /// No more requests are taken, and the session closes when none is under way: what would wait for long is answered now.
+    func drainBegan(in session: SessionHandler)
+
     /// The connection is gone; nothing can be sent any more. Nothing is called after it.
     func sessionEnded(_ session: SessionHandler)
 }
@@ -26,6 +29,7 @@ extension SessionDelegate {
     package func readBurstEnded(in session: SessionHandler) {}
     package func mayGoOn(in session: SessionHandler) {}
     package func principalChanged(in session: SessionHandler) {}
+    package func drainBegan(in session: SessionHandler) {}
     package func sessionEnded(_ session: SessionHandler) {}
 }
 

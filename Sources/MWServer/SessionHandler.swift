@@ -221,7 +221,8 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Its answer has been written.
     package func requestEnded() {
         self.requestsInFlight -= 1
-        if self.requestsInFlight == 0, self.holds.contains(.draining), let end = self.end {
+        // A close that began meanwhile keeps its cause.
+        if case .open = self.phase, self.requestsInFlight == 0, self.holds.contains(.draining), let end = self.end {
             self.end = nil
             self.close(end)
         }
@@ -427,6 +428,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         } else {
             self.end = end
             self.hold(.draining)
+            self.delegate.drainBegan(in: self)
         }
     }
 

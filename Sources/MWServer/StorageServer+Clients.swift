@@ -16,6 +16,7 @@ extension StorageServer {
     package func perform(
         _ request: NativeReloadClientsRequest, by administrator: Principal, on asking: UInt64
     ) async throws -> NativeReloadClients {
+        try self.requireNotRefused(administrator)
         let milliseconds = request.timeoutMilliseconds
         guard milliseconds >= 0, Duration.milliseconds(milliseconds) <= Self.maximumReloadTimeout else {
             throw NativeFailure(
@@ -23,7 +24,7 @@ extension StorageServer {
                 remedy: "wait for at most \(Self.maximumReloadTimeout), or 0: the default")
         }
         // Whoever reads the notices must be able to take them for what they are.
-        if !request.ranges.isEmpty { _ = try WatchRanges(request.ranges, maximum: self.configuration.limits.maximumRangesPerWatch) }
+        if !request.ranges.isEmpty { _ = try WatchRanges.pieces(request.ranges, maximum: self.configuration.limits.maximumRangesPerWatch) }
         let sessions = try self.running().sessions
         var notice = NativeReloadNotice()
         notice.reload = self.lastReload.add(1, ordering: .relaxed).newValue

@@ -15,8 +15,8 @@ extension StoreMachine {
         let own = leaseCounts[principal, default: 0]
         guard leases.count < limits.maximumLeases, own < limits.maximumLeasesPerPrincipal else {
             throw StorageError(
-                .tooMany, subject: "lease", found: "\(own) leases of this principal, \(leases.count) in all",
-                expected: "fewer than \(limits.maximumLeasesPerPrincipal), \(limits.maximumLeases) in all",
+                .tooMany, subject: "lease", found: "\(own) leases of this principal",
+                expected: "fewer than \(limits.maximumLeasesPerPrincipal) each, and fewer in all",
                 remedy: "revoke leases that are not needed, or wait until they are over")
         }
         let timeToLive = min(max(request.timeToLive, limits.minimumLeaseTimeToLive), limits.maximumLeaseTimeToLive)

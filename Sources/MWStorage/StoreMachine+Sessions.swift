@@ -22,8 +22,8 @@ extension StoreMachine {
         let own = sessionCounts[request.principal, default: 0]
         guard sessions.count < limits.maximumSessions, own < limits.maximumSessionsPerPrincipal else {
             throw StorageError(
-                .tooMany, subject: "session", found: "\(own) sessions of this principal, \(sessions.count) in all",
-                expected: "fewer than \(limits.maximumSessionsPerPrincipal), \(limits.maximumSessions) in all",
+                .tooMany, subject: "session", found: "\(own) sessions of this principal",
+                expected: "fewer than \(limits.maximumSessionsPerPrincipal) each, and fewer in all",
                 remedy: "close sessions that are not needed, or wait until they are over")
         }
         var identifier = makeSessionID()

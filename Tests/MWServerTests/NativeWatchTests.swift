@@ -42,7 +42,7 @@ import Testing
             ])
     }
 
-    @Test func `After a revision of another store, beyond this one's, or without saying of which store, nothing begins`() throws {
+    @Test func `After a revision of another store, above this one's, or without saying of which store, nothing begins`() throws {
         let harness = try WatchHarness()
         try harness.put(("k", "1"))
         let peer = try harness.connect()
@@ -56,8 +56,11 @@ import Testing
         try peer.send(NativeWatch(Self.all, after: 1, of: harness.storage), id: 0)
         harness.run()
         #expect(
-            try peer.said() == ["1 wrongIncarnation", "2 wrongIncarnation", "3 invalidArgument", "4 invalidArgument", "0 invalidArgument"])
+            try peer.said() == ["1 wrongIncarnation", "2 wrongIncarnation", "3 invalidArgument", "4 compacted", "0 invalidArgument"])
         #expect(harness.watches.count == 0)
+        try peer.send(NativeWatch(Self.all, after: 2, of: harness.storage, isWithState: true), id: 6)
+        harness.run()
+        #expect(try peer.said() == ["6 watching behind 1", "6 resync @1", "6 state @1 k=1@1", "6 synced @1"])
     }
 
     @Test func `With state: all entries of the ranges in the order of keys, synced, then the changes behind it`() throws {
@@ -243,6 +246,43 @@ import Testing
             ])
     }
 
+    @Test func `The bounds of one connection's ranges are bounded, and free again when a watch ends`() throws {
+        var limits = ServerLimits()
+        limits.maximumWatchBoundBytesPerConnection = 10
+        let harness = try WatchHarness(limits: limits)
+        let peer = try harness.connect()
+        try peer.send(NativeWatch(NativeRange("aaaa", "bbbb")))
+        try peer.send(NativeWatch(NativeRange("ccc")))
+        try peer.send(NativeEndWatch(1))
+        try peer.send(NativeWatch(NativeRange("ccc")))
+        #expect(
+            try peer.said().filter { !$0.contains("synced") } == [
+                "1 watching behind 0", "2 tooMany", "3 endWatch done", "4 watching behind 0",
+            ])
+    }
+
+    @Test func `Watches that begin and end while nothing is written leave nothing for the next commit`() throws {
+        let harness = try WatchHarness()
+        let peer = try harness.connect()
+        for _ in 0..<100 {
+            let id = try peer.send(NativeWatch(Self.all))
+            try peer.send(NativeEndWatch(id))
+        }
+        #expect(harness.hub.unseenCount == 0)
+        let id = try peer.send(NativeWatch(Self.all))
+        _ = try peer.said()
+        try harness.put(("k", "1"))
+        #expect(try peer.said() == ["\(id) @1 k=1"])
+        try peer.send(NativeEndWatch(id))
+        try peer.send(NativeWatch(Self.all), id: 1)
+        _ = try peer.said()
+        // The end of one and the beginning of another that watches the same.
+        #expect(harness.hub.unseenCount == 2)
+        try harness.put(("k", "2"))
+        #expect(harness.hub.unseenCount == 0)
+        #expect(try peer.said() == ["1 @2 k=2 after 1"])
+    }
+
     // MARK: Rights
 
     private static func principal(_ rights: AccessRights, _ prefixes: String...) throws -> Principal {
@@ -265,6 +305,18 @@ import Testing
         try reader.send(NativeWatch(NativeRange("a/", "a0"), isWithState: true))
         harness.run()
         #expect(try reader.said() == ["1 watching behind 0", "1 synced @0"])
+    }
+
+    @Test func `Ranges that touch are judged each by itself, at the beginning and when rights change`() throws {
+        let harness = try WatchHarness()
+        let peer = try harness.connect(as: try Self.principal([.watch], "a/", "a0"))
+        try peer.send(NativeWatch(NativeRange("a/", "a0"), NativeRange("a0", "a1")))
+        #expect(try peer.said() == ["1 watching behind 0", "1 synced @0"])
+        var outcome = JudgingOutcome()
+        let session = peer.client.session
+        session.apply(.admitted(session.peer, try Self.principal([.watch, .read], "a/", "a0")), generation: 2, counting: &outcome)
+        try harness.put(("a/1", "1"), ("a0", "2"))
+        #expect(try peer.said() == ["1 @1 a/1=1, a0=2"])
     }
 
     @Test func `A change of rights ends the watches that are not allowed any more, at once, and leaves the others`() throws {

@@ -61,6 +61,19 @@ import Testing
         #expect(harness.sessions.loop.counters.watchesLagged == 1)
     }
 
+    @Test func `A connection that is drained does not wait for the progress of a slow watch`() throws {
+        let harness = try WatchHarness(limits: Self.limits())
+        let (slow, _) = try self.stalled(harness, NativeWatch(Self.all))
+        for number in 1...10 { try harness.put(("k", self.value(number))) }
+        try slow.send(NativeProgressRequest(of: 1))
+        harness.run()
+        let session = slow.client.session
+        #expect(session.requestsInFlight == 1)
+        session.drain(.stop, 1001, "the server stops")
+        #expect(session.requestsInFlight == 0)
+        #expect(!session.isOpen)
+    }
+
     @Test func `When the history that it needs is forgotten, a slow watch ends as overflowed, or begins anew with its state`() throws {
         let harness = try WatchHarness(limits: Self.limits())
         let (plain, plainNetwork) = try self.stalled(harness, NativeWatch(Self.all))

@@ -52,7 +52,7 @@ import Testing
                 return range
             }
             do throws(NativeFailure) {
-                _ = try WatchRanges(ranges, maximum: 2)
+                _ = try WatchRanges.pieces(ranges, maximum: 2)
                 return nil
             } catch {
                 return error.code
@@ -63,6 +63,10 @@ import Testing
         #expect(code([("b", "b")]) == .invalidArgument)
         #expect(code([("b", "a")]) == .invalidArgument)
         #expect(code([("a", "b"), ("", nil)]) == nil)
+        let longest = String(repeating: "k", count: StorageLimits.maximumKeyBytes + 1)
+        #expect(code([("", longest), (longest, nil)]) == nil)
+        #expect(code([("", longest + "k")]) == .invalidArgument)
+        #expect(code([(longest + "k", nil)]) == .invalidArgument)
     }
 
     // MARK: The index
@@ -205,15 +209,33 @@ import Testing
         #expect(result.valued.readableBytes == once.reduce(0, +))
     }
 
+    @Test func `A commit that concerns too many is left to history, for all loops; the next one is brought again`() {
+        var matcher = WatchMatcher(seed: 1, maximumMatches: 2)
+        matcher.add(Self.topic("a", nil), loop: 0, name: 1)
+        matcher.add(Self.topic("", nil), loop: 1, name: 1)
+        matcher.begin(5)
+        Self.with(Self.changes[0]) { matcher.match($0) }
+        Self.with(Self.changes[1]) { matcher.match($0) }
+        let tooMany = matcher.finish()
+        #expect(tooMany.isOverLimit)
+        #expect(Set(tooMany.events.map(\.loop)) == [0, 1])
+        #expect(tooMany.events.allSatisfy { $0.events.isEmpty })
+        matcher.begin(6)
+        Self.with(Self.changes[3]) { matcher.match($0) }
+        let next = matcher.finish()
+        #expect(!next.isOverLimit)
+        #expect(next.events.flatMap(\.events).map(\.runs.revision) == [6, 6])
+    }
+
     @Test func `What nobody watches any more is neither matched nor brought`() {
         var matcher = WatchMatcher(seed: 1)
         matcher.add(Self.topic("a", nil), loop: 0, name: 1)
         matcher.add(Self.topic("a", nil), loop: 1, name: 1)
-        matcher.remove(Self.topic("a", nil), loop: 0)
+        matcher.remove(Self.topic("a", nil), loop: 0, name: 1)
         matcher.begin(5)
         Self.with(Self.changes[0]) { matcher.match($0) }
         #expect(matcher.finish().events.map(\.loop) == [1])
-        matcher.remove(Self.topic("a", nil), loop: 1)
+        matcher.remove(Self.topic("a", nil), loop: 1, name: 1)
         matcher.begin(6)
         Self.with(Self.changes[0]) { matcher.match($0) }
         let result = matcher.finish()

@@ -36,6 +36,7 @@ import Testing
         func ticked(_ now: NIODeadline, interval: TimeAmount, frontier: UInt64) -> UInt64? {
             self.machine.ticked(now, interval: interval, frontier: frontier)
         }
+        func takeProgressRequests() -> [RequestID] { self.machine.takeProgressRequests() }
         func end() -> [RequestID] { self.machine.end() }
     }
 
@@ -147,6 +148,21 @@ import Testing
         #expect(machine.next(frontier: 7) == .answerProgress(RequestID(8), 7))
         #expect(machine.next(frontier: 7) == .answerProgress(RequestID(9), 7))
         #expect(machine.next(frontier: 7) == .wait)
+    }
+
+    @Test func `Progress does not wait for history behind what it asked for, and is owed nothing once it was taken back`() {
+        let machine = self.machine(.after(3))
+        machine.progressRequested(RequestID(1), upTo: 5)
+        machine.progressRequested(RequestID(2), upTo: 9)
+        #expect(machine.next(frontier: 9) == .readHistory(after: 3))
+        machine.historyRead(upTo: 6, isEnd: false, frontier: 9)
+        #expect(machine.next(frontier: 9) == .answerProgress(RequestID(1), 6))
+        #expect(machine.next(frontier: 9) == .readHistory(after: 6))
+        #expect(machine.takeProgressRequests() == [RequestID(2)])
+        machine.historyRead(upTo: 9, isEnd: true, frontier: 9)
+        #expect(machine.next(frontier: 9) == .sendSynced(9))
+        #expect(machine.next(frontier: 9) == .wait)
+        #expect(machine.end() == [])
     }
 
     @Test func `Progress does not wait for a commit that is still on its way to the loop`() {

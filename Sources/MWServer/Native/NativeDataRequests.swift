@@ -173,6 +173,9 @@ private struct NativeValuesWriter {
     private let maximumBytes: Int
     private(set) var isTooBig = false
 
+    /// Bytes that may be read for one that an answer may have: large values are read for nothing where they are not told.
+    private static let bytesReadPerByte = 16
+
     private static let keysTag: NativeTag = 1
     private static let revisionTag: NativeTag = 1
     private static let entriesTag: NativeTag = 2
@@ -202,10 +205,14 @@ private struct NativeValuesWriter {
             // It may be for the second time.
             buffer.moveWriterIndex(to: start)
             self.isTooBig = false
+            var bytesRead = 0
             try unsafe self.forEachKey { (key) throws(StorageError) in
                 guard !self.isTooBig else { return }
-                try unsafe reader.read(key) { buffer.writeNativeEntry(Self.entriesTag, $0, isWithoutValue: self.isWithoutValues) }
-                self.isTooBig = buffer.writerIndex - start > self.maximumBytes
+                try unsafe reader.read(key) { stored in
+                    unsafe bytesRead += stored?.bytes.count ?? 0
+                    buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues)
+                }
+                self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
             }
         }
         buffer.writeNativeField(Self.revisionTag, revision.native)
@@ -213,12 +220,20 @@ private struct NativeValuesWriter {
 
     mutating func write(from snapshot: StorageSnapshot, to buffer: inout ByteBuffer) throws(StorageError) {
         let start = buffer.writerIndex
+        var bytesRead = 0
         try unsafe self.forEachKey { (key) throws(StorageError) in
             guard !self.isTooBig else { return }
-            try unsafe snapshot.read(key) { buffer.writeNativeEntry(Self.entriesTag, $0, isWithoutValue: self.isWithoutValues) }
-            self.isTooBig = buffer.writerIndex - start > self.maximumBytes
+            try unsafe snapshot.read(key) { stored in
+                unsafe bytesRead += stored?.bytes.count ?? 0
+                buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues)
+            }
+            self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
         }
         buffer.writeNativeField(Self.revisionTag, snapshot.revision.native)
+    }
+
+    private func isTooBig(_ bytes: Int, _ bytesRead: Int) -> Bool {
+        bytes > self.maximumBytes || bytesRead / Self.bytesReadPerByte > self.maximumBytes
     }
 
     @inline(__always)

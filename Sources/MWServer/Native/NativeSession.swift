@@ -25,6 +25,13 @@ package final class NativeSession: SessionDelegate {
     /// What of the last message is still to be taken.
     private var rest: ByteBuffer?
     private var isTaking = false
+    /// Others have their turn before the next request is taken.
+    private var isPausing = false
+
+    /// How long the requests of one message may keep the loop from everything else, but for the one that is under way.
+    private static let turnTime = TimeAmount.milliseconds(2)
+    /// Requests between two looks at the clock.
+    private static let requestsPerLook = 8
     /// A client that fails all the time must not fill a disk with logs.
     private var lines = EventBudget(burst: 1, perSecond: 1)
 
@@ -59,6 +66,8 @@ package final class NativeSession: SessionDelegate {
 
     package func principalChanged(in session: SessionHandler) { self.watches.principalChanged(of: self, in: session) }
 
+    package func drainBegan(in session: SessionHandler) { self.watches.drainBegan() }
+
     package func sessionEnded(_ session: SessionHandler) {
         self.rest = nil
         self.snapshots.removeAll()
@@ -73,9 +82,16 @@ package final class NativeSession: SessionDelegate {
 
     func takeRequests(in session: SessionHandler) {
         // A flush may bring us here again.
-        guard !self.isTaking, self.rest != nil else { return }
+        guard !self.isTaking, !self.isPausing, self.rest != nil else { return }
         self.isTaking = true
-        while session.mayTakeNext, self.takeRequest(in: session) {}
+        let end = session.loop.eventLoop.now + Self.turnTime
+        var count = 0
+        while session.mayTakeNext, self.takeRequest(in: session) {
+            count += 1
+            guard count % Self.requestsPerLook == 0, self.rest != nil, session.loop.eventLoop.now >= end else { continue }
+            self.pause(session)
+            break
+        }
         self.isTaking = false
         if self.hasUnflushedWrites, let storage = self.storage {
             self.hasUnflushedWrites = false
@@ -83,6 +99,18 @@ package final class NativeSession: SessionDelegate {
             if storage.isCongested { storage.holdUntilUncongested(session) }
         }
         if self.rest == nil { session.release(.unfinishedMessage) } else { session.hold(.unfinishedMessage) }
+    }
+
+    /// Goes on after everybody else had a turn.
+    private func pause(_ session: SessionHandler) {
+        self.isPausing = true
+        // Scheduled, not executed: the network has its turn before it.
+        session.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
+            session.loop.turn {
+                self.isPausing = false
+                self.takeRequests(in: session)
+            }
+        }
     }
 
     /// - Returns: false when there is none.
@@ -125,6 +153,14 @@ package final class NativeSession: SessionDelegate {
         case .acceptAgain:
             self.change(NativeAcceptAgainRequest.self, \.target.text, frame, in: session) { try await $0.perform($1, by: $2) }
         case .reloadClients:
+            do throws(NativeFailure) {
+                // Before records are made of them; whoever may not ask at all is told that instead.
+                if session.info.principal.isAdministrator {
+                    try WatchRanges.checkCount(frame.fields.count(of: 2), maximum: session.loop.limits.maximumRangesPerWatch)
+                }
+            } catch {
+                return self.fail(error, frame, in: session)
+            }
             let asking = session.info.connectionID
             self.change(NativeReloadClientsRequest.self, \.subject, frame, in: session) { try await $0.perform($1, by: $2, on: asking) }
         case .get: self.get(frame, in: session)

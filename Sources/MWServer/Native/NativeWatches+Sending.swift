@@ -9,6 +9,8 @@ internal import NIOCore
 extension NativeWatches {
     /// Payloads from here on are shared by all watchers instead of copied for each. 16 KiB: a TLS record, which is copied anyway.
     private static let sharedBytes = 16 << 10
+    /// Unless their runs are smaller than this on average: each that is shared is a write of its own. 1 KiB: copying it costs less than that.
+    private static let leastSharedRunBytes = 1 << 10
 
     /// Whether what happens waits until the network has taken what it has.
     func isBackedUp(_ connection: Connection) -> Bool {
@@ -41,7 +43,7 @@ extension NativeWatches {
 
     private static func send(_ event: ChangesEvent, in bytes: ByteBuffer, to id: RequestID, _ session: SessionHandler) {
         let slices = event.runs.compactMap { bytes.getSlice(at: $0.lowerBound, length: $0.count) }
-        if event.byteCount >= Self.sharedBytes {
+        if event.byteCount >= Self.sharedBytes, event.byteCount / event.runs.count >= Self.leastSharedRunBytes {
             session.sendShared(.binary, headBytes: event.frameBytes - event.byteCount, then: slices) { event.writeHead(id, to: &$0) }
         } else {
             session.send(.binary, expectedBytes: event.frameBytes) { buffer in
@@ -92,6 +94,7 @@ extension NativeWatches {
         self.isAwaitingNetwork = true
         connection.session.whenTaken {
             self.isAwaitingNetwork = false
+            self.lastTaken = connection.session.loop.now
             self.enqueueIfQueued()
         }
     }
@@ -253,6 +256,12 @@ extension NativeFailure {
     static func compacted(_ after: UInt64, _ storage: Storage) -> NativeFailure {
         NativeFailure(
             .compacted, "the history behind revision \(after) has been forgotten: it begins behind \(storage.compactedRevision)",
+            remedy: "read afresh; or watch with state, which is sent then")
+    }
+
+    static func ahead(_ after: UInt64, _ storage: Storage) -> NativeFailure {
+        NativeFailure(
+            .compacted, "there is no history behind revision \(after): the store is at \(storage.revision)",
             remedy: "read afresh; or watch with state, which is sent then")
     }
 

@@ -18,6 +18,10 @@ final class NativeWatches {
     /// Whether ``WatchLoop`` is going to call ``read()``.
     var isEnqueued = false
     var isAwaitingNetwork = false
+    /// When the network had taken everything, last.
+    var lastTaken = NIODeadline.distantPast
+    /// Bytes of the bounds of all ranges.
+    private var boundBytes = 0
     /// What this client was told to do and has not said that it did.
     var notices: [(reload: Int64, tally: ClientTally)] = []
     var drain: ClientTally?
@@ -35,7 +39,8 @@ final class NativeWatches {
     func requestReceived(_ frame: NativeFrame, of native: NativeSession, in session: SessionHandler) {
         self.connect(native, session)
         switch NativeRequestKind(rawValue: frame.kind) {
-        case .watch: self.take(NativeWatch.self, frame) { (request) throws(NativeFailure) in try self.begin(request, frame.id) }
+        case .watch:
+            self.take(NativeWatch.self, frame, rangesTag: 1) { (request) throws(NativeFailure) in try self.begin(request, frame.id) }
         case .endWatch: self.take(NativeEndWatch.self, frame) { (request) throws(NativeFailure) in try self.end(request, frame.id) }
         case .progress:
             self.take(NativeProgressRequest.self, frame) { (request) throws(NativeFailure) in try self.progress(request, frame.id) }
@@ -46,9 +51,12 @@ final class NativeWatches {
     }
 
     private func take<Request: NativeRequest>(
-        _ type: Request.Type, _ frame: NativeFrame, _ body: (Request) throws(NativeFailure) -> Void
+        _ type: Request.Type, _ frame: NativeFrame, rangesTag: NativeTag? = nil, _ body: (Request) throws(NativeFailure) -> Void
     ) {
         do throws(NativeFailure) {
+            if let rangesTag, let limits = self.connection?.session.loop.limits {
+                try WatchRanges.checkCount(frame.fields.count(of: rangesTag), maximum: limits.maximumRangesPerWatch)
+            }
             let request: Request
             do throws(ProtocolError) { request = try Request(frame.fields) } catch { throw NativeFailure(error) }
             try body(request)
@@ -81,12 +89,18 @@ final class NativeWatches {
             throw NativeFailure(
                 .tooMany, "this connection has \(self.watchers.count) watches, as many as it may", remedy: "watch several ranges with one")
         }
-        let ranges = try WatchRanges(request.ranges, maximum: limits.maximumRangesPerWatch)
-        try self.judge(ranges, isWithState: request.isWithState, connection)
+        let pieces = try WatchRanges.pieces(request.ranges, maximum: limits.maximumRangesPerWatch)
+        let boundBytes = pieces.reduce(0) { $0 + $1.boundBytes }
+        guard self.boundBytes + boundBytes <= limits.maximumWatchBoundBytesPerConnection else {
+            throw NativeFailure(
+                .tooMany, "the bounds of this connection's ranges are over \(limits.maximumWatchBoundBytesPerConnection) bytes",
+                remedy: "watch fewer ranges, or some with shorter bounds")
+        }
+        try self.judge(pieces, isWithState: request.isWithState, connection)
         if let after = request.after { try Self.check(after, request.incarnation, loop.storage) }
-        let topic = loop.topic(WatchTopic(ranges: ranges, isWithoutValues: request.isWithoutValues))
+        let topic = loop.topic(WatchTopic(ranges: WatchRanges(pieces), isWithoutValues: request.isWithoutValues))
         do throws(NativeFailure) {
-            try self.begin(request, id, topic, loop)
+            try self.begin(request, id, topic, pieces, loop)
         } catch {
             loop.forgetIfUnused(topic)
             throw error
@@ -94,7 +108,9 @@ final class NativeWatches {
     }
 
     /// Only now that the loop hears of the topic the store's revision is one behind which nothing is missed.
-    private func begin(_ request: NativeWatch, _ id: RequestID, _ topic: LoopTopic, _ loop: WatchLoop) throws(NativeFailure) {
+    private func begin(
+        _ request: NativeWatch, _ id: RequestID, _ topic: LoopTopic, _ pieces: [KeyRange], _ loop: WatchLoop
+    ) throws(NativeFailure) {
         let storage = loop.storage
         let revision = storage.revision.number
         var start = WatcherStateMachine.Start.now(revision)
@@ -102,8 +118,10 @@ final class NativeWatches {
         var isResync = false
         if let after = request.after {
             let after = UInt64(clamping: after)
-            isResync = after < storage.compactedRevision.number
-            guard !isResync || request.isWithState else { throw .compacted(after, storage) }
+            // A revision above the store's is one that it does not have any more: what was read with it is not to be built upon.
+            let isAbove = after > revision
+            isResync = isAbove || after < storage.compactedRevision.number
+            guard !isResync || request.isWithState else { throw isAbove ? .ahead(after, storage) : .compacted(after, storage) }
             start = .after(after)
         }
         if isResync || (request.isWithState && request.after == nil) {
@@ -117,26 +135,27 @@ final class NativeWatches {
         }
         let now = loop.loop.now
         let machine = WatcherStateMachine(start, isWithState: request.isWithState, at: now)
-        let watcher = Watcher(id, topic, isWithState: request.isWithState, of: self, machine)
+        let watcher = Watcher(id, topic, pieces, isWithState: request.isWithState, of: self, machine)
         self.watchers[id] = watcher
+        self.boundBytes += watcher.boundBytes
         loop.begin(watcher)
         var reply = NativeWatching()
         reply.revision = Int64(clamping: watcher.machine.position)
         reply.incarnation = ByteBuffer(integer: storage.incarnation.number)
         self.reply(NativeWatch.self, reply, id)
         if isResync, let after = request.after {
-            self.sendResync(watcher, "the history behind revision \(after) has been forgotten", loop)
+            self.sendResync(watcher, "there is no history behind revision \(after)", loop)
         }
         if let snapshot { watcher.beginState(snapshot, at: now) }
         self.settle(watcher)
     }
 
-    /// Whether the client may be told of everything in `ranges`.
-    private func judge(_ ranges: WatchRanges, isWithState: Bool, _ connection: Connection) throws(NativeFailure) {
+    /// Whether the client may be told of everything in `pieces`: each by itself, for what covers each need not cover them as one.
+    private func judge(_ pieces: [KeyRange], isWithState: Bool, _ connection: Connection) throws(NativeFailure) {
         let session = connection.session
         let grants = session.info.principal.grants
         let rights: [AccessRight] = isWithState ? [.read] : [.watch, .read]
-        for range in ranges.ranges where !rights.contains(where: { grants.covers($0, range) }) {
+        for range in pieces where !rights.contains(where: { grants.covers($0, range) }) {
             session.loop.counters.deniedRequests &+= 1
             let right = rights[0].rawValue
             session.loop.audit.record(.requestDenied(session.info, DeniedRequest(operation: "watch", right: right, key: range.lower)))
@@ -159,10 +178,7 @@ final class NativeWatches {
                 .wrongIncarnation, "revision \(after) is one of another store, or of this one before it was restored",
                 remedy: "forget what was read before, and begin with the state")
         }
-        let revision = storage.revision.number
-        guard after >= 0, UInt64(after) <= revision else {
-            throw NativeFailure(.invalidArgument, "revision \(after) does not exist: the store is at \(revision)")
-        }
+        guard after >= 0 else { throw NativeFailure(.invalidArgument, "revision \(after): there is none below 0") }
     }
 
     // MARK: Other requests
@@ -198,6 +214,7 @@ final class NativeWatches {
         guard let connection = self.connection, self.watchers[watcher.id] === watcher else { return }
         let unanswered = watcher.machine.end()
         self.watchers[watcher.id] = nil
+        self.boundBytes -= watcher.boundBytes
         watcher.endState()
         connection.watches?.end(watcher)
         if let failure {
@@ -212,6 +229,17 @@ final class NativeWatches {
         }
     }
 
+    /// The connection ends when it has no request under way: none waits for what its watches read.
+    func drainBegan() {
+        guard let connection = self.connection else { return }
+        for id in self.watchers.values.flatMap({ $0.machine.takeProgressRequests() }) {
+            connection.native.fail(
+                NativeFailure(.unavailable, "the server ends this connection", remedy: "connect again", isRetryable: true), .progress, id,
+                in: connection.session)
+            connection.session.requestEnded()
+        }
+    }
+
     func sessionEnded(_ session: SessionHandler) {
         for watcher in self.watchers.values {
             _ = watcher.machine.end()
@@ -219,6 +247,7 @@ final class NativeWatches {
             self.connection?.watches?.end(watcher)
         }
         self.watchers = [:]
+        self.boundBytes = 0
         self.queue = []
         for notice in self.notices { notice.tally.gone(session.info.connectionID) }
         self.notices = []
@@ -232,7 +261,7 @@ final class NativeWatches {
         guard let connection = self.connection else { return }
         for watcher in self.watchers.values {
             do throws(NativeFailure) {
-                try self.judge(watcher.topic.topic.ranges, isWithState: watcher.isWithState, connection)
+                try self.judge(watcher.pieces, isWithState: watcher.isWithState, connection)
             } catch {
                 self.end(watcher, error)
             }
@@ -253,7 +282,10 @@ final class NativeWatches {
         let limits = session.loop.limits
         let interval = TimeAmount(limits.watchProgressInterval)
         for watcher in self.watchers.values {
-            if self.isAwaitingNetwork, let state = watcher.state, now - state.movedAt >= TimeAmount(limits.watchStateTimeout) {
+            // Pages are read in turn: a watch may wait while those of others are taken.
+            if self.isAwaitingNetwork, let state = watcher.state,
+                now - max(state.movedAt, self.lastTaken) >= TimeAmount(limits.watchStateTimeout)
+            {
                 self.overflowed(watcher, "no page of its state was taken in \(limits.watchStateTimeout)", connection)
             } else if !self.isBackedUp(connection), let told = watcher.machine.ticked(now, interval: interval, frontier: loop.frontier) {
                 var progress = NativeProgress()

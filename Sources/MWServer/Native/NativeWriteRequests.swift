@@ -112,6 +112,8 @@ extension NativeSession {
     private func reply(_ outcome: TransactionOutcome, to request: PendingRequest) {
         let grants = request.session.info.principal.grants
         self.reply(to: .transaction, request.id, in: request.session) { (buffer) throws(NativeFailure) in
+            // Other answers may be in front of it.
+            let start = buffer.writerIndex - NativeFrame.headerBytes
             buffer.writeNativeField(1, outcome.revision.native)
             if outcome.isRepeated { buffer.writeNativeTruth(2) }
             if outcome.hasSucceeded { buffer.writeNativeTruth(3) }
@@ -120,7 +122,7 @@ extension NativeSession {
             }
             let limit = request.session.loop.limits.maximumMessageBytes
             // It has been done, and cannot be told.
-            if buffer.readableBytes > limit {
+            if buffer.writerIndex - start > limit {
                 var failure = NativeFailure.answerTooBig(limit)
                 failure.mayHaveTakenEffect = true
                 throw failure

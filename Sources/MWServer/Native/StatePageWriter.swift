@@ -14,6 +14,9 @@ struct StatePageWriter {
     /// Of all entries.
     private(set) var byteCount = 0
 
+    /// Bytes that may be passed over for one that is told.
+    private static let untoldBytesPerByte = 16
+
     /// Of the revision's field.
     private static let headBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
 
@@ -45,7 +48,9 @@ struct StatePageWriter {
             unsafe self.write(key, stored)
         }
         if self.fields.readableBytes > self.maximumBytes { self.isTooBig = true }
-        self.byteCount += unsafe key.count + (self.isWithoutValues ? 0 : stored.bytes.count) + Self.headBytes
+        // A value that is not told is read nevertheless.
+        self.byteCount +=
+            unsafe key.count + (self.isWithoutValues ? stored.bytes.count / Self.untoldBytesPerByte : stored.bytes.count) + Self.headBytes
     }
 
     /// Of the last entry.

@@ -21,15 +21,24 @@ package final class WatchHub: StorageObserver {
     static let maximumUndeliveredBytes = 16 << 20
 
     private let watched = Atomic<Int>(0)
-    private let inbox = Mutex<[Change]>([])
+    private let inbox = Mutex(Inbox())
     private let mailboxes = Mutex<[WatchMailbox]>([])
     // Locked by the commit thread only, so never waited for.
     private let matcher: Mutex<WatchMatcher>
 
-    /// A loop begins or ends to watch something; what it is called there.
-    private enum Change {
-        case add(WatchTopic, loop: Int, name: UInt64)
-        case remove(WatchTopic, loop: Int)
+    /// What a loop calls a topic.
+    private struct Name: Hashable, Comparable {
+        let loop: Int
+        let number: UInt64
+
+        static func < (left: Name, right: Name) -> Bool { (left.loop, left.number) < (right.loop, right.number) }
+    }
+
+    /// What loops begin and end to watch, for the next commit to see. It has no more than what is watched, and what the last one saw: where
+    /// nothing is written, what begins and ends again leaves nothing here.
+    private struct Inbox {
+        var begun: [Name: WatchTopic] = [:]
+        var ended: [(name: Name, topic: WatchTopic)] = []
     }
 
     package init() {
@@ -51,14 +60,23 @@ package final class WatchHub: StorageObserver {
     /// From the next commit on its changes are brought to the loop of `mailbox`, under `name`: read the store's revision after this call, and
     /// no commit behind that revision is missed.
     func add(_ topic: WatchTopic, named name: UInt64, to mailbox: WatchMailbox) {
-        self.inbox.withLock { $0.append(.add(topic, loop: mailbox.number, name: name)) }
+        self.inbox.withLock { $0.begun[Name(loop: mailbox.number, number: name)] = topic }
         self.watched.add(1, ordering: .sequentiallyConsistent)
     }
 
-    func remove(_ topic: WatchTopic, from mailbox: WatchMailbox) {
-        // Not counted down before the commit thread has seen it: else it would not look.
-        self.inbox.withLock { $0.append(.remove(topic, loop: mailbox.number)) }
+    func remove(_ topic: WatchTopic, named number: UInt64, from mailbox: WatchMailbox) {
+        let name = Name(loop: mailbox.number, number: number)
+        let isUnseen = self.inbox.withLock { inbox in
+            guard inbox.begun.removeValue(forKey: name) == nil else { return true }
+            inbox.ended.append((name, topic))
+            return false
+        }
+        // What the commit thread has seen is not counted down before it has seen the end too: else it would not look.
+        if isUnseen { self.watched.subtract(1, ordering: .sequentiallyConsistent) }
     }
+
+    /// Topics that loops begin or end to watch, and that no commit has seen.
+    var unseenCount: Int { self.inbox.withLock { $0.begun.count + $0.ended.count } }
 
     // MARK: All loops
 
@@ -75,19 +93,18 @@ package final class WatchHub: StorageObserver {
     package func committed(_ commit: borrowing Commit) {
         guard self.watched.load(ordering: .sequentiallyConsistent) > 0 else { return }
         let changes = self.inbox.withLock { inbox in
-            defer { inbox = [] }
+            defer { inbox = Inbox() }
             return inbox
         }
         let previousRevision = commit.previousRevision.number
         let lastRevision = commit.lastRevision.number
         let deliveries = self.matcher.withLock { matcher in
-            for change in changes {
-                switch change {
-                case .add(let topic, let loop, let name): matcher.add(topic, loop: loop, name: name)
-                case .remove(let topic, let loop):
-                    matcher.remove(topic, loop: loop)
-                    self.watched.subtract(1, ordering: .sequentiallyConsistent)
-                }
+            for (name, topic) in changes.ended {
+                matcher.remove(topic, loop: name.loop, name: name.number)
+                self.watched.subtract(1, ordering: .sequentiallyConsistent)
+            }
+            for (name, topic) in changes.begun.sorted(by: { $0.key < $1.key }) {
+                matcher.add(topic, loop: name.loop, name: name.number)
             }
             commit.forEachRequest { _, request in
                 matcher.begin(request.revision.number)
@@ -97,8 +114,9 @@ package final class WatchHub: StorageObserver {
         }
         let mailboxes = self.mailboxes.withLock { $0 }
         for (loop, events) in deliveries.events {
-            mailboxes[loop].bring(
-                WatchDelivery(events: events, valued: deliveries.valued, bare: deliveries.bare), from: previousRevision, to: lastRevision)
+            let delivery =
+                deliveries.isOverLimit ? nil : WatchDelivery(events: events, valued: deliveries.valued, bare: deliveries.bare)
+            mailboxes[loop].bring(delivery, from: previousRevision, to: lastRevision)
         }
     }
 
@@ -121,6 +139,16 @@ struct WatchDelivery: Sendable {
     let events: [Event]
     let valued: ByteBuffer
     let bare: ByteBuffer
+
+    /// About what an event and a run cost beside their changes.
+    private static let bytesPerEvent = 128
+    private static let bytesPerRun = 16
+
+    var byteCount: Int {
+        self.events.reduce(self.valued.readableBytes + self.bare.readableBytes) {
+            $0 + Self.bytesPerEvent + Self.bytesPerRun * $1.runs.runs.count
+        }
+    }
 }
 
 /// What was brought for one event loop and is not taken yet.
@@ -147,13 +175,18 @@ final class WatchMailbox: Sendable {
         self.wake = wake
     }
 
-    fileprivate func bring(_ delivery: WatchDelivery, from previous: UInt64, to last: UInt64) {
+    /// - Parameter delivery: nil where it was too much: history has it.
+    fileprivate func bring(_ delivery: WatchDelivery?, from previous: UInt64, to last: UInt64) {
         let wakes = self.contents.withLock { contents in
             if let revisions = contents.revisions, revisions.last != previous { contents.hasGap = true }
             contents.revisions = (contents.revisions?.previous ?? previous, last)
-            if !delivery.events.isEmpty, !contents.hasGap {
-                contents.deliveries.append(delivery)
-                contents.bytes += delivery.valued.readableBytes + delivery.bare.readableBytes
+            if let delivery {
+                if !delivery.events.isEmpty, !contents.hasGap {
+                    contents.deliveries.append(delivery)
+                    contents.bytes += delivery.byteCount
+                }
+            } else {
+                contents.hasGap = true
             }
             if contents.bytes > WatchHub.maximumUndeliveredBytes { contents.hasGap = true }
             if contents.hasGap { (contents.deliveries, contents.bytes) = ([], 0) }

@@ -89,7 +89,7 @@ package final class WatchLoop {
         guard topic.watchers.isEmpty, self.names[topic.name] === topic else { return }
         self.topics[topic.topic] = nil
         self.names[topic.name] = nil
-        self.hub.remove(topic.topic, from: self.mailbox)
+        self.hub.remove(topic.topic, named: topic.name, from: self.mailbox)
     }
 
     /// Nothing can be brought here any more.

@@ -21,19 +21,31 @@ struct WatchMatcher {
     private var revision: UInt64 = 0
     private var touched: [Int] = []
     private var matched: [Int] = []
+    /// Of this commit.
+    private var matchCount = 0
+    private let maximumMatches: Int
+
+    /// Changes of one commit, each as often as it concerns a topic. Over it all loops go by the history, which they read in turns of their own:
+    /// meanwhile everybody's writes would wait. 262,144: some ten milliseconds, and 4 MiB of runs.
+    static let maximumMatchesPerCommit = 262_144
 
     struct Result {
         /// For each loop that watches anything, also where nothing concerns it.
         var events: [(loop: Int, events: [WatchDelivery.Event])] = []
         var valued = ByteBuffer()
         var bare = ByteBuffer()
+        /// There were more matches than ``WatchMatcher/maximumMatchesPerCommit``: nothing of the commit is here.
+        var isOverLimit = false
     }
 
     private var events: [Int: [WatchDelivery.Event]] = [:]
     private var valued = EncodedChanges()
     private var bare = EncodedChanges()
 
-    init(seed: UInt64) { self.index = RangeIndex(seed: seed) }
+    init(seed: UInt64, maximumMatches: Int = WatchMatcher.maximumMatchesPerCommit) {
+        self.index = RangeIndex(seed: seed)
+        self.maximumMatches = maximumMatches
+    }
 
     // MARK: Topics
 
@@ -43,9 +55,9 @@ struct WatchMatcher {
         self.loops[loop, default: 0] += 1
     }
 
-    mutating func remove(_ topic: WatchTopic, loop: Int) {
+    mutating func remove(_ topic: WatchTopic, loop: Int, name: UInt64) {
         guard let place = self.places[topic], var entry = self.entries[place],
-            let index = entry.names.firstIndex(where: { $0.loop == loop })
+            let index = entry.names.firstIndex(where: { $0.loop == loop && $0.name == name })
         else { return }
         entry.names.remove(at: index)
         self.entries[place] = entry
@@ -75,9 +87,12 @@ struct WatchMatcher {
     }
 
     mutating func match(_ change: KeyChange) {
+        guard self.matchCount <= self.maximumMatches else { return }
         self.matched.removeAll(keepingCapacity: true)
         unsafe self.index.forEachOwner(of: change.key) { self.matched.append($0) }
         guard !self.matched.isEmpty else { return }
+        self.matchCount += self.matched.count
+        guard self.matchCount <= self.maximumMatches else { return }
         var valued: Range<Int>?
         var bare: Range<Int>?
         for place in self.matched {
@@ -114,7 +129,12 @@ struct WatchMatcher {
         self.endRevision()
         var result = Result()
         for loop in self.loops.keys { result.events.append((loop, self.events[loop] ?? [])) }
-        (result.valued, result.bare) = (self.valued.bytes, self.bare.bytes)
+        if self.matchCount > self.maximumMatches {
+            result = Result(events: self.loops.keys.map { ($0, []) }, isOverLimit: true)
+        } else {
+            (result.valued, result.bare) = (self.valued.bytes, self.bare.bytes)
+        }
+        self.matchCount = 0
         (self.valued, self.bare) = (EncodedChanges(), EncodedChanges())
         self.events = [:]
         return result

@@ -22,17 +22,17 @@ struct WatchRanges: Hashable, Sendable {
         self.ranges = merged
     }
 
-    /// Those of a request. Throws ``NativeFailure``: no ranges, too many, or one without a key in it.
-    init(_ ranges: [NativeRange], maximum: Int) throws(NativeFailure) {
+    /// The ranges of a request, one by one. Throws ``NativeFailure``: none, too many, a bound that no key needs, or one without a key in it.
+    static func pieces(_ ranges: [NativeRange], maximum: Int) throws(NativeFailure) -> [KeyRange] {
         guard !ranges.isEmpty else {
             throw NativeFailure(.invalidArgument, "a watch without a range", remedy: "for all keys give a range without bounds")
         }
-        guard ranges.count <= maximum else {
-            throw NativeFailure(
-                .tooMany, "\(ranges.count) ranges in one watch, of at most \(maximum)", remedy: "use several watches, or larger ranges")
-        }
+        try self.checkCount(ranges.count, maximum: maximum)
         var parsed: [KeyRange] = []
         for range in ranges {
+            guard max(range.lower.readableBytes, range.upper?.readableBytes ?? 0) <= Self.maximumBoundBytes else {
+                throw NativeFailure(.invalidArgument, "a bound of a range over \(Self.maximumBoundBytes) bytes: no key is so long")
+            }
             let parsedRange = KeyRange(
                 lower: Array(range.lower.readableBytesView), upper: range.upper.map { Array($0.readableBytesView) })
             if let upper = parsedRange.upper, !parsedRange.lower.lexicographicallyPrecedes(upper) {
@@ -40,7 +40,17 @@ struct WatchRanges: Hashable, Sendable {
             }
             parsed.append(parsedRange)
         }
-        self.init(parsed)
+        return parsed
+    }
+
+    /// Bytes of a bound: those of the longest key, and one more for what is just behind it.
+    static let maximumBoundBytes = StorageLimits.maximumKeyBytes + 1
+
+    static func checkCount(_ count: Int, maximum: Int) throws(NativeFailure) {
+        guard count <= maximum else {
+            throw NativeFailure(
+                .tooMany, "\(count) ranges in one request, of at most \(maximum)", remedy: "use several watches, or larger ranges")
+        }
     }
 
     /// Whether `key` is in one of them.
@@ -56,7 +66,21 @@ struct WatchRanges: Hashable, Sendable {
     }
 }
 
+extension NativeFields {
+    /// How many fields have `tag`: known before records are made of them.
+    func count(of wanted: NativeTag) throws(NativeFailure) -> Int {
+        var count = 0
+        try reading { () throws(ProtocolError) in
+            try unsafe self.forEach { (tag, _) throws(ProtocolError) in if tag == wanted { count += 1 } }
+        }
+        return count
+    }
+}
+
 extension KeyRange {
+    /// Bytes of its bounds.
+    var boundBytes: Int { self.lower.count + (self.upper?.count ?? 0) }
+
     /// Whether nothing is between this range's end and `key`, which is not below its beginning.
     fileprivate func reaches(_ key: [UInt8]) -> Bool {
         guard let upper = self.upper else { return true }

@@ -6,6 +6,8 @@ internal import NIOCore
 final class Watcher {
     let id: RequestID
     let topic: LoopTopic
+    /// The ranges as they were asked for, which rights are judged by.
+    let pieces: [KeyRange]
     let isWithState: Bool
     // It goes with its connection.
     unowned let owner: NativeWatches
@@ -25,13 +27,19 @@ final class Watcher {
         var movedAt: NIODeadline
     }
 
-    init(_ id: RequestID, _ topic: LoopTopic, isWithState: Bool, of owner: NativeWatches, _ machine: consuming WatcherStateMachine) {
+    init(
+        _ id: RequestID, _ topic: LoopTopic, _ pieces: [KeyRange], isWithState: Bool, of owner: NativeWatches,
+        _ machine: consuming WatcherStateMachine
+    ) {
         self.id = id
         self.topic = topic
+        self.pieces = pieces
         self.isWithState = isWithState
         self.owner = owner
         self.machine = machine
     }
+
+    var boundBytes: Int { self.pieces.reduce(0) { $0 + $1.boundBytes } }
 
     var hasEnded: Bool { self.machine.phase == .ended }
 

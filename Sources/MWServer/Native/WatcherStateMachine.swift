@@ -79,7 +79,10 @@ struct WatcherStateMachine: ~Copyable {
         switch self.phase {
         case .ended: return .wait
         case .state: return .readState
-        case .catchingUp: return .readHistory(after: self.position)
+        case .catchingUp:
+            guard let first = self.progress.first, first.revision <= self.position else { return .readHistory(after: self.position) }
+            self.progress.removeFirst()
+            return .answerProgress(first.id, self.position)
         case .live:
             let told = self.told(frontier)
             if self.owesSynced {
@@ -227,6 +230,11 @@ struct WatcherStateMachine: ~Copyable {
     /// Returns the progress requests that will not be answered.
     mutating func end() -> [RequestID] {
         self.phase = .ended
+        return self.takeProgressRequests()
+    }
+
+    /// Returns the progress requests that are not answered yet; the watch will not answer them.
+    mutating func takeProgressRequests() -> [RequestID] {
         defer { self.progress = [] }
         return self.progress.map(\.id)
     }
