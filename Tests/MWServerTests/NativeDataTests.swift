@@ -216,6 +216,12 @@ import Testing
         _ = try client.write(NativePut([("a", String(repeating: "x", count: 3_000))]))
         #expect(try client.failure(of: NativeGet(["a", "a"]))?.code == .answerTooBig)
         #expect(try client.failure(of: NativeGet(["a"])) == nil)
+        // What is not told is read nevertheless: sixteen times as much, and no more.
+        var blind = NativeGet(Array(repeating: "a", count: 21))
+        blind.isWithoutValues = true
+        #expect(try client.failure(of: blind) == nil)
+        blind.keys += blind.keys
+        #expect(try client.failure(of: blind)?.code == .answerTooBig)
         let failure = try client.failure(of: NativeTransaction(then: [.get("a"), .get("a")]), submitted: true)
         #expect(failure?.code == .answerTooBig && failure?.mayHaveTakenEffect == true)
     }

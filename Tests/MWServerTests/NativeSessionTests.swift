@@ -62,6 +62,37 @@ import Testing
         #expect(identity.certificate.notAfter.secondsSince1970 == certificate.notAfter.secondsSince1970)
     }
 
+    @Test func `A message of many requests lets others have their turn, and nothing of it is left over at the end`() throws {
+        let harness = try SessionHarness()
+        let native = NativeSession(administration: nil)
+        native.turnTime = .zero
+        let client = try harness.connect(native)
+        let message = Self.message { message in
+            for number: Int32 in 0..<20 { NativeFrame.write(NativePing(), id: RequestID(number), to: &message) }
+        }
+        // Its turns are scheduled: they come when the loop runs.
+        try client.sendWithoutRunning([message, message])
+        #expect(client.session.requestCount == 8)
+        let other = try harness.connect(NativeSession(administration: nil))
+        try other.sendWithoutRunning([Self.message { NativeFrame.write(NativePing(), id: RequestID(1), to: &$0) }])
+        #expect(other.session.requestCount == 1)
+        #expect(client.session.requestCount == 8)
+        #expect(try Self.frames(client).map(\.id.rawValue) == Array(0..<20) + Array(0..<20))
+        // One that ends between two turns is let go of.
+        weak var session: SessionHandler?
+        do {
+            let leaving = NativeSession(administration: nil)
+            leaving.turnTime = .zero
+            let client = try harness.connect(leaving)
+            try client.sendWithoutRunning([message])
+            session = client.session
+            client.channel.close(promise: nil)
+            harness.eventLoop.run()
+            #expect(client.session.requestCount == 8)
+        }
+        #expect(session == nil)
+    }
+
     @Test func `Many requests of one message are all answered, with one write`() throws {
         let (_, client) = try Self.connect()
         let message = Self.message { message in

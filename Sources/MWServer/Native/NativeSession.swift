@@ -29,7 +29,7 @@ package final class NativeSession: SessionDelegate {
     private var isPausing = false
 
     /// How long the requests of one message may keep the loop from everything else, but for the one that is under way.
-    private static let turnTime = TimeAmount.milliseconds(2)
+    var turnTime = TimeAmount.milliseconds(2)
     /// Requests between two looks at the clock.
     private static let requestsPerLook = 8
     /// A client that fails all the time must not fill a disk with logs.
@@ -84,7 +84,7 @@ package final class NativeSession: SessionDelegate {
         // A flush may bring us here again.
         guard !self.isTaking, !self.isPausing, self.rest != nil else { return }
         self.isTaking = true
-        let end = session.loop.eventLoop.now + Self.turnTime
+        let end = session.loop.eventLoop.now + self.turnTime
         var count = 0
         while session.mayTakeNext, self.takeRequest(in: session) {
             count += 1

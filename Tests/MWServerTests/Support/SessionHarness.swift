@@ -63,9 +63,15 @@ final class HarnessClient {
 
     /// Sends messages that arrive in one read.
     func send(_ messages: [ByteBuffer], _ opcode: MessageOpcode = .binary) throws {
+        try self.sendWithoutRunning(messages, opcode)
+        self.channel.embeddedEventLoop.run()
+    }
+
+    /// The same, and what is scheduled on the loop waits.
+    func sendWithoutRunning(_ messages: [ByteBuffer], _ opcode: MessageOpcode = .binary) throws {
         var bytes = ByteBuffer()
         for message in messages { self.machine.writeMessage(opcode, message, to: &bytes, maskingKey: 0x1234_5678) }
-        try self.sendBytes(bytes)
+        try self.channel.writeInbound(bytes)
     }
 
     func send(_ text: String) throws { try self.send([ByteBuffer(string: text)]) }
