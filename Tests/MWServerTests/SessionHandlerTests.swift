@@ -172,6 +172,21 @@ import Testing
         #expect(try client.messages() == ["late", "\(WebSocketEvent.closeReceived(.goingAway, "the server stops"))"])
     }
 
+    @Test func `A connection that is closed for a reason of its own while it is drained keeps that reason`() throws {
+        let harness = try SessionHarness()
+        let delegate = EchoDelegate()
+        delegate.defersAnswers = true
+        let client = try harness.connect(delegate)
+        client.isPolite = false
+        try client.send(["asked"].map(self.bytes))
+        client.session.drain(.stop, 1001, "the server stops")
+        client.session.close(.notAllowed, 1008, "not allowed")
+        delegate.finish(1, in: client.session)
+        client.channel.close(promise: nil)
+        harness.eventLoop.run()
+        #expect(harness.log.lines("connection closed").map(\.metadata["cause"]) == ["notAllowed"])
+    }
+
     @Test func `A connection that reaches its lifetime is drained with 1001`() throws {
         var limits = ServerLimits()
         limits.connectionLifetime = .seconds(60)
