@@ -236,14 +236,7 @@ final class Committer: @unchecked Sendable {
 
     private func commit(_ work: [RequestQueue]) {
         do throws(StorageError) {
-            try engine.withEngine { (engine) throws(StorageError) in
-                machine.commitBegan(now: options.clock(), wallTime: options.wallClock(), engine)
-                for queue in work { machine.requestsReceived(queue, engine) }
-                try machine.commitEnded()
-            }
-            if !machine.changes.batch.isEmpty {
-                try engine.apply(machine.changes.batch, sync: options.durability == .sync, revision: machine.revision)
-            }
+            try store(work)
         } catch {
             degrade(error)
             finish(work, with: error)
@@ -259,6 +252,18 @@ final class Committer: @unchecked Sendable {
             }
         }
         finish(work, with: nil)
+    }
+
+    /// Evaluates `work`, and applies what comes of it, if anything does.
+    private func store(_ work: [RequestQueue]) throws(StorageError) {
+        try engine.withEngine { (engine) throws(StorageError) in
+            machine.commitBegan(now: options.clock(), wallTime: options.wallClock())
+            for queue in work { machine.requestsReceived(queue, engine) }
+            try machine.commitEnded(engine)
+        }
+        if !machine.changes.batch.isEmpty {
+            try engine.apply(machine.changes.batch, sync: options.durability == .sync, revision: machine.revision)
+        }
     }
 
     /// Tells every submitter once, then lets its queues be filled again.
@@ -304,6 +309,8 @@ final class Committer: @unchecked Sendable {
             // What had failed may be there, or not.
             let opened = try Committer.machine(of: engine, options)
             machine.replace(with: opened)
+            // Before anybody reads: revisions that were lost are not there, and never will be.
+            if machine.isAhead { try store([]) }
             published.publish(revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage)
             recovery = Recovery()
             change(to: .writable)

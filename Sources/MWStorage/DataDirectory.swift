@@ -51,6 +51,8 @@ final class DataDirectory: Sendable {
                 self.isMigrating = false
                 try DataDirectory.writeFormat(of: path, engineName: engineName)
             }
+            // Of a backup that was killed: its links keep every old table of the engine on the disk.
+            FileDescriptor.removeDirectory(path + "/checkpoint")
             try FileDescriptor.makeDirectories(engineDirectory)
             try FileDescriptor.syncDirectory(path)
         } catch {

@@ -16,6 +16,8 @@ struct DeadlineQueue {
 
     var first: Duration? { heap.first?.deadline }
 
+    var count: Int { heap.count }
+
     mutating func insert(_ subject: Subject, at deadline: Duration) {
         heap.append(Entry(deadline: deadline, subject: subject))
         var index = heap.count - 1

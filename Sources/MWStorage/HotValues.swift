@@ -79,7 +79,7 @@ final class HotValues: Sendable {
     func writeBegan(_ key: UnsafeRawBufferPointer) {
         let hash = unsafe HotValues.hash(key)
         shard(of: hash).table.withLock { table in
-            table.writesUnderWay.append(hash)
+            table.writesUnderWay[hash, default: 0] += 1
             table.version &+= 1
             unsafe table.remove(key, hash)
         }
@@ -91,11 +91,12 @@ final class HotValues: Sendable {
     func writeEnded(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?) {
         let hash = unsafe HotValues.hash(key)
         shard(of: hash).table.withLock { table in
-            if let index = table.writesUnderWay.firstIndex(of: hash) { table.writesUnderWay.remove(at: index) }
+            let others = (table.writesUnderWay[hash] ?? 1) - 1
+            table.writesUnderWay[hash] = others > 0 ? others : nil
             table.version &+= 1
             guard let value = unsafe value, value.count <= HotValues.maximumValueBytes else { return }
             // Of two writes of one key in one batch the engine shows the last.
-            if !table.writesUnderWay.contains(hash) { unsafe table.set(key, value, hash) }
+            if others == 0 { unsafe table.set(key, value, hash) }
         }
     }
 
@@ -120,8 +121,8 @@ struct HotTable: ~Copyable, @unchecked Sendable {
     // Safety: it owns its blocks, and a non-copyable value under a lock is used by one thread at a time.
     /// Changes with every write of any of its keys.
     var version: UInt64 = 0
-    /// The hashes of their keys.
-    var writesUnderWay: [Int] = []
+    /// How many, by the hash of their key.
+    var writesUnderWay: [Int: Int32] = [:]
     private(set) var byteCount = 0
 
     private var slots: UnsafeMutablePointer<UnsafeMutablePointer<HotEntry>?>

@@ -127,9 +127,15 @@ extension StoreIdentity {
         for keyspace in [Keyspace.history, .sessions, .outcomes] { try removeAll(keyspace, in: engine) }
         var batch = WriteBatch()
         try batch.remove(in: .meta, MetaRecord.historyBytesKey)
+        // Leases that were granted after the backup are held by somebody: their numbers are not granted again.
+        let lastLease: UInt64 = try MetaRecord.read(MetaRecord.lastLeaseKey, from: engine) ?? 0
+        batch.putMeta(MetaRecord.lastLeaseKey, lastLease &+ leasesPerIncarnation)
         StoreIdentity(incarnation: incarnation, revision: revision, compacted: revision).store(in: &batch)
         try engine.apply(batch, sync: true)
     }
+
+    /// More than a store grants between two backups.
+    private static let leasesPerIncarnation: UInt64 = 1 << 32
 
     private static func removeAll(_ keyspace: Keyspace, in engine: any StorageEngine) throws(StorageError) {
         let snapshot = try engine.snapshot()
@@ -160,16 +166,12 @@ private struct RestoreTarget {
     init(_ path: String) throws(StorageError) {
         self.path = path
         try FileDescriptor.makeDirectories(path)
-        let names = try FileDescriptor.names(in: path)
-        guard !names.contains("format") else {
-            throw StorageError(
-                .alreadyExists, subject: path, found: "a store", expected: "a new or empty directory",
-                remedy: "choose another directory, or move the store away: a restore never replaces one")
-        }
-        if !names.contains(DataDirectory.restoringName) { try DataDirectory.checkIsOursOrEmpty(path) }
+        try RestoreTarget.requireFree(path)
         try DataDirectory.requirePrivate(path)
         lock = try DataDirectory.acquireLock(path + "/lock")
         do throws(StorageError) {
+            // Again: somebody may have made a store of it before we had the lock.
+            try RestoreTarget.requireFree(path)
             try FileDescriptor.replace(path + "/" + DataDirectory.restoringName, with: [])
             FileDescriptor.removeDirectory(path + "/engine")
             try FileDescriptor.makeDirectories(path + "/engine")
@@ -177,6 +179,16 @@ private struct RestoreTarget {
             release()
             throw error
         }
+    }
+
+    private static func requireFree(_ path: String) throws(StorageError) {
+        let names = try FileDescriptor.names(in: path)
+        guard !names.contains("format") else {
+            throw StorageError(
+                .alreadyExists, subject: path, found: "a store", expected: "a new or empty directory",
+                remedy: "choose another directory, or move the store away: a restore never replaces one")
+        }
+        if !names.contains(DataDirectory.restoringName) { try DataDirectory.checkIsOursOrEmpty(path) }
     }
 
     func finish(engineName: String) throws(StorageError) {

@@ -8,6 +8,8 @@ package struct StorageLimits: Sendable {
     package static let maximumValueBytes = 64 << 20
     /// Memory that an emptied batch keeps, in bytes: what a busy burst needs, so that one large value is not held forever.
     package static let maximumIdleBatchBytes = 1 << 20
+    /// Deadlines of what has ended before its time that are kept, beside as many as there are others.
+    package static let maximumIdleDeadlines = 1024
     /// Emptied queues that a submitter keeps for reuse: what can be under way at once.
     package static let maximumIdleQueues = 16
 

@@ -145,6 +145,7 @@ extension StoreMachine {
 
     /// Ends the sessions and leases whose time is over: as many as one commit may, the next one goes on.
     mutating func expire(_ engine: any StorageEngine) {
+        forgetIdleDeadlines()
         var work = 0
         while work < StorageLimits.maximumExpiredPerCommit, let subject = deadlines.popDue(now) {
             do throws(StorageError) {
@@ -169,6 +170,14 @@ extension StoreMachine {
                 deadlines.insert(subject, at: now + StorageLimits.expiryRetryDelay)
             }
         }
+    }
+
+    /// What was closed or revoked leaves its deadline behind: not more of them than there are others.
+    private mutating func forgetIdleDeadlines() {
+        guard deadlines.count > 2 * (sessions.count + leases.count) + StorageLimits.maximumIdleDeadlines else { return }
+        deadlines = DeadlineQueue()
+        for (identifier, session) in sessions { deadlines.insert(.session(identifier), at: session.deadline) }
+        for (identifier, lease) in leases { deadlines.insert(.lease(identifier), at: lease.deadline) }
     }
 
     // MARK: Loading

@@ -96,23 +96,26 @@ extension StoreMachine {
         guard let write = terms.writeID, var session = sessions[write.session] else { return }
         changes.batch.putOutcome(write.session, write.sequence, outcome)
         newOutcomes[WriteKey(session: write.session, sequence: write.sequence)] = outcome
-        session.highest = max(session.highest, write.sequence)
+        // Before this write counts: a client may acknowledge any number, and only what was stored is removed.
         if session.acknowledged - session.storedAcknowledged >= StorageLimits.acknowledgementSlack {
             removeOutcomes(of: write.session, session, upTo: session.acknowledged)
             session.storedAcknowledged = session.acknowledged
             changes.batch.putSession(write.session, session.record)
         }
+        session.highest = max(session.highest, write.sequence)
         sessions[write.session] = session
     }
 
     enum OutcomeKind { case written, transaction, prefix, lease }
 
     /// What a repeated write is answered with.
-    func repeated(_ outcome: OutcomeRecord, as kind: OutcomeKind) throws(StorageError) -> CommitOutcome.Result {
+    mutating func repeated(_ outcome: OutcomeRecord, as kind: OutcomeKind) throws(StorageError) -> CommitOutcome.Result {
         switch (outcome, kind) {
         case (.written(let revision, let changes), .written):
             return .written(Written(revision: revision, changes: Int(changes), isRepeated: true))
         case (.transaction(let revision, let hasSucceeded, let results), .transaction):
+            resultBytes += results.reduce(0) { $0 + $1.key.count + $1.value.count }
+            guard resultBytes <= StorageLimits.maximumResultBytesPerCommit else { throw StoreMachine.tooManyResults }
             return .transaction(
                 TransactionOutcome(revision: revision, hasSucceeded: hasSucceeded, results: results, isRepeated: true))
         case (.prefix(let prefix, _), .prefix): return .prefix(prefix, isRepeated: true)

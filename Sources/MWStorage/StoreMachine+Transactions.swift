@@ -81,10 +81,10 @@ extension StoreMachine {
         }
     }
 
-    private static let tooManyResults = StorageError(
+    static let tooManyResults = StorageError(
         .overloaded, subject: "transaction", found: "results of other transactions that fill the commit", remedy: "try again later")
 
-    private static let outcomeTooLarge = StorageError(
+    static let outcomeTooLarge = StorageError(
         .tooMany, subject: "transaction", found: "results that are too large",
         expected: "at most \(StorageLimits.maximumOutcomeBytes) bytes of keys and values", remedy: "split the transaction")
 }

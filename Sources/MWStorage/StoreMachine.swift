@@ -47,6 +47,8 @@ struct StoreMachine: ~Copyable {
     private var isPrefixChanged = false
     var isLeaseCounterChanged = false
     private var storedCompacted: Revision
+    private var storedRevision: Revision
+    private var skippedTo: Revision?
 
     struct WriteKey: Hashable {
         let session: SessionID
@@ -55,8 +57,7 @@ struct StoreMachine: ~Copyable {
 
     // MARK: Commits
 
-    /// Ends what is over.
-    mutating func commitBegan(now: Duration, wallTime: UInt64, _ engine: any StorageEngine) {
+    mutating func commitBegan(now: Duration, wallTime: UInt64) {
         changes.removeAll()
         overlay.removeAll()
         newOutcomes.removeAll(keepingCapacity: true)
@@ -66,7 +67,6 @@ struct StoreMachine: ~Copyable {
         isLeaseCounterChanged = false
         self.now = now
         self.wallTime = wallTime
-        expire(engine)
     }
 
     /// Evaluates the requests of a queue, and adds their outcomes to it.
@@ -86,15 +86,21 @@ struct StoreMachine: ~Copyable {
         }
     }
 
-    /// Completes the batch: if it is empty there is nothing to apply.
-    mutating func commitEnded() throws(StorageError) {
+    /// Ends what is over, and completes the batch: if it is empty there is nothing to apply.
+    ///
+    /// Only now: what the requests kept alive, while a slow disk kept them waiting, is not over.
+    mutating func commitEnded(_ engine: any StorageEngine) throws(StorageError) {
+        expire(engine)
         history.trim(to: limits, at: now)
         try trimHistory()
         if history.compacted != storedCompacted {
             changes.batch.putMeta(MetaRecord.compactedKey, history.compacted.number)
             storedCompacted = history.compacted
         }
-        if revision != previousRevision { changes.batch.putMeta(MetaRecord.revisionKey, revision.number) }
+        if revision != storedRevision {
+            changes.batch.putMeta(MetaRecord.revisionKey, revision.number)
+            storedRevision = revision
+        }
         if !changes.batch.isEmpty { changes.batch.putMeta(MetaRecord.historyBytesKey, UInt64(history.byteCount)) }
         if isPrefixChanged { try prefixes.store(in: &changes.batch) }
         if isLeaseCounterChanged { changes.batch.putMeta(MetaRecord.lastLeaseKey, lastLease) }
@@ -318,6 +324,11 @@ extension StoreMachine {
             compacted: Revision(try MetaRecord.read(MetaRecord.compactedKey, from: snapshot) ?? 0),
             prefixes: try PrefixCounter(readingFrom: snapshot),
             lastLease: try MetaRecord.read(MetaRecord.lastLeaseKey, from: snapshot) ?? 0)
+        guard machine.storedCompacted <= machine.revision else {
+            throw StorageError(
+                .corrupt, subject: "history", found: "that it is forgotten up to revision \(machine.storedCompacted), behind the store's",
+                expected: "at most \(machine.revision)", remedy: "restore a backup")
+        }
         try machine.loadHistory(from: snapshot, wallTime: options.wallClock())
         try machine.loadSessions(from: snapshot)
         try machine.loadLeases(from: snapshot)
@@ -331,6 +342,7 @@ extension StoreMachine {
         self.revision = revision
         self.previousRevision = revision
         self.storedCompacted = compacted
+        self.storedRevision = revision
         self.trimmed = compacted
         self.history = HistoryLedger(compacted: compacted)
         self.prefixes = prefixes
@@ -362,15 +374,20 @@ extension StoreMachine {
     mutating func replace(with opened: consuming StoreMachine) {
         _ = opened.prefixes.reserve(below: prefixes.next)
         opened.lastLease = max(opened.lastLease, lastLease)
-        if previousRevision > opened.revision { opened.skip(to: previousRevision) }
+        // What an earlier skip came to has been told to nobody that did not read afresh.
+        if previousRevision > opened.revision { opened.skip(to: previousRevision == skippedTo ? previousRevision : previousRevision.next) }
         self = opened
     }
 
+    /// Whether it has come to a revision that the engine does not know of.
+    var isAhead: Bool { revision != storedRevision }
+
     /// What was acknowledged as handed to the operating system is gone: its revisions are not made again, for others, and
-    /// history does not tell what they had been.
-    private mutating func skip(to lost: Revision) {
-        revision = lost
-        previousRevision = lost
-        history = HistoryLedger(compacted: lost)
+    /// history does not tell what they had been. The loss itself is a revision, so that who has seen the last one reads afresh.
+    private mutating func skip(to next: Revision) {
+        revision = next
+        previousRevision = next
+        skippedTo = next
+        history = HistoryLedger(compacted: next)
     }
 }

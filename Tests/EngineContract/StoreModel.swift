@@ -213,7 +213,7 @@ struct StoreModel {
         if let first = sessions[write.session]?.outcomes[write.sequence] {
             guard first.kind == kind else { return .failed(.invalidRequest) }
             guard case .lease(var grant) = first.repeated else { return first.repeated }
-            grant.remaining = leases[grant.lease].map { $0.deadline - now } ?? .zero
+            grant.remaining = leases[grant.lease].map { max(.zero, $0.deadline - now) } ?? .zero
             return .lease(grant)
         }
         let result = body(&self)

@@ -184,15 +184,7 @@ package final class StoreRounds {
         var model = model
         let now = world.now
         let before = model.revision
-        model.endSessions(at: now)
         let commits = world.commits.withLock { $0 }
-        var due = model.dueLeases(at: now)
-        for commit in commits where commit.origin.isLeaseExpiry {
-            let lease = LeaseID(commit.origin.token)
-            try require(due.remove(lease) != nil, "lease \(lease) is due")
-            try require(model.endLease(lease, now) > 0, "lease \(lease) has keys")
-        }
-        for lease in due { try require(model.endLease(lease, now) == 0, "lease \(lease) has no keys, or its end is told") }
         for (lane, requests) in zip(lanes, requests) {
             let outcomes = lane.delivered.outcomes.withLock { $0 }
             try require(outcomes.map(\.token) == requests.indices.map { UInt64($0) }, "each request has one outcome, in order")
@@ -202,6 +194,15 @@ package final class StoreRounds {
                     ModelResult(outcome.result) == expected, "\(request)\n  ended with \(outcome.result)\n  expected   \(expected)")
             }
         }
+        // What the requests kept alive is not over.
+        model.endSessions(at: now)
+        var due = model.dueLeases(at: now)
+        for commit in commits where commit.origin.isLeaseExpiry {
+            let lease = LeaseID(commit.origin.token)
+            try require(due.remove(lease) != nil, "lease \(lease) is due")
+            try require(model.endLease(lease, now) > 0, "lease \(lease) has keys")
+        }
+        for lease in due { try require(model.endLease(lease, now) == 0, "lease \(lease) has no keys, or its end is told") }
         try require(storage.revision == model.revision, "revision \(storage.revision) is \(model.revision)")
         try require(commits.map(\.revision.number) == Array(before.number + 1..<model.revision.number + 1), "commits have every revision")
         for commit in commits {
@@ -256,12 +257,12 @@ package final class StoreRounds {
             try require(outcomes.allSatisfy { $0 == .failed(.ioError) }, "all fail together")
         }
         try require(world.commits.withLock(\.isEmpty), "nobody is told of what failed")
-        // Leases end in an order that nobody has seen: let it be the only one there is.
-        let due = model.dueLeases(at: world.now)
         var attempted = model
-        attempted.endSessions(at: world.now)
-        for lease in due.sorted() { _ = attempted.endLease(lease, world.now) }
         for request in requests.joined() { _ = attempted.perform(request, at: world.now) }
+        attempted.endSessions(at: world.now)
+        // Leases end in an order that nobody has seen: let it be the only one there is.
+        let due = attempted.dueLeases(at: world.now)
+        for lease in due.sorted() { _ = attempted.endLease(lease, world.now) }
         pass(.seconds(1))
         storage.runCommits()
         try require(storage.health == .writable, "the store recovers")
