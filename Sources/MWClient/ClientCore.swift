@@ -48,26 +48,31 @@ final class ClientCore: Sendable {
     }
 
     /// As ``StorageClient/close()``.
-    func close() async {
+    func close() async { await self.close(letCallsFinish: true) }
+
+    private func close(letCallsFinish: Bool) async {
         await withCheckedContinuation { continuation in
             self.onLoop { engine in
                 engine.whenEnded { continuation.resume() }
-                engine.close(letCallsFinish: true)
+                engine.close(letCallsFinish: letCallsFinish)
             }
         }
     }
 
-    /// Runs for as long as `body` runs, then closes.
+    /// Runs for as long as `body` runs, then closes: when the surrounding task is cancelled, too, `body` ends first, so that it can still say
+    /// what it has to say.
     func whileRunning<Result: Sendable>(_ body: () async throws -> Result) async throws -> Result {
         try await withThrowingTaskGroup(of: Void.self) { group in
             // A client that gives up fails every call with the reason: `body` learns it there.
-            group.addTask { try? await self.run() }
+            group.addTask {
+                try? await withCheckedThrowingContinuation { continuation in self.onLoop { $0.start(continuation) } }
+            }
             do {
                 let result = try await body()
-                await self.close()
+                await self.close(letCallsFinish: !Task.isCancelled)
                 return result
             } catch {
-                await self.close()
+                await self.close(letCallsFinish: !Task.isCancelled)
                 throw error
             }
         }

@@ -156,7 +156,7 @@ public final class StorageClient: Sendable {
         for key in keys where key.isEmpty { throw ClientError.invalid("key", "is empty", remedy: "a key has at least one byte") }
     }
 
-    private func write(_ request: Request, _ timeout: Duration?) async throws -> Revision {
+    func write(_ request: Request, _ timeout: Duration?) async throws -> Revision {
         try await self.core.ask(request, timeout) { (fields, origin) throws(ProtocolError) in
             Revision(origin.incarnation, try NativeRead.revision(fields))
         }

@@ -119,8 +119,9 @@ public struct StorageClientConfiguration: Sendable {
         public var maximumFailedRounds: Int?
         /// Requests sent again after a lost connection, per hundred requests asked.
         public var retryPercent = 10
-        /// Requests that may be sent again before enough were asked to earn it.
-        public var retryReserve = 16
+        /// Requests that may be sent again before enough were asked to earn it: as many as may be in flight by default, so that the first
+        /// connection that is lost leaves no write of unknown outcome.
+        public var retryReserve = 1_024
 
         /// The defaults.
         public init() {}

@@ -104,6 +104,29 @@ import Testing
         }
     }
 
+    @Test("a write whose answer cannot be read has an unknown outcome; one whose session was not opened had none, and is tried again")
+    func unreadable() async throws {
+        let server = try await FakeServer.start()
+        try await withNativeClient(server) { client in
+            async let error = failure { try await client.put([(key: bytes("k"), value: bytes("v"))]) }
+            let connection = try #require(await server.connections.next())
+            let opening = try #require(await connection.frames.next())
+            var refusal = NativeFailure(.unavailable, "no disk")
+            refusal.isRetryable = true
+            refusal.mayHaveTakenEffect = true
+            connection.fail(NativeOpenSession.self, opening.id, refusal)
+            let (id, _) = try await connection.next(NativePut.self)
+            connection.reply { buffer in
+                NativeFrame.write(.reply, kind: NativeRequestKind.put.rawValue, id: id, to: &buffer) { buffer in
+                    buffer.writeNativeField(1) { $0.writeInteger(UInt8(1)) }
+                }
+            }
+            let found = await error
+            #expect(found?.code == .outcomeUnknown && found?.mayHaveTakenEffect == true, "\(String(describing: found))")
+        }
+        try await server.stop()
+    }
+
     @Test("a deadline that passes after the write was sent is an unknown outcome, before it was sent it is none")
     func deadline() async throws {
         let server = try await FakeServer.start()

@@ -97,6 +97,60 @@ private final class Holders: Sendable {
         }
     }
 
+    @Test("a store with another incarnation is asked nothing about the leases of the one before")
+    func anotherStore() async throws {
+        let server = try await FakeServer.start()
+        try await withNativeClient(server) { client in
+            async let code = failure {
+                try await client.withLease(timeToLive: .seconds(3)) { lease in
+                    while !Task.isCancelled { try await Task.sleep(for: .seconds(60)) }
+                    #expect(lease.isLost)
+                    throw CancellationError()
+                }
+            }?.code
+            let granting = try #require(await server.connections.next())
+            var lease = NativeLease()
+            lease.lease = 1
+            lease.timeToLiveMilliseconds = 3_000
+            let (id, _) = try await granting.next(NativeGrantLease.self)
+            granting.answer(NativeGrantLease.self, id, lease)
+            _ = try await granting.next(NativeKeepLease.self)
+            server.welcome = FakeServer.welcome(store: 2)
+            granting.cut()
+            let other = try #require(await server.connections.next())
+            #expect(await code == .leaseLost)
+            async let read = client.read([bytes("k")])
+            // The first request there: `next` refuses any other.
+            let (getID, _) = try await other.next(NativeGet.self)
+            var values = NativeValues()
+            values.entries = [entry("", "", 0)]
+            other.answer(NativeGet.self, getID, values)
+            _ = try await read
+        }
+        try await server.stop()
+    }
+
+    @Test("a client whose task is cancelled gives its leases back before it leaves")
+    func cancelled() async throws {
+        let store = FakeNativeStore()
+        try await store.whileServing { _, configuration in
+            let (started, start) = AsyncStream.makeStream(of: Void.self)
+            await withTaskGroup(of: Void.self) { group in
+                group.addTask {
+                    try? await withClient(configuration) { client in
+                        try await client.withLease(timeToLive: .seconds(60)) { _ in
+                            start.yield()
+                            while !Task.isCancelled { try await Task.sleep(for: .seconds(60)) }
+                        }
+                    }
+                }
+                for await _ in started { break }
+                group.cancelAll()
+            }
+        }
+        #expect(store.leases.isEmpty)
+    }
+
     @Test("a lease that nobody confirms in time is lost, and the body cancelled")
     func silent() async throws {
         let server = try await FakeServer.start()
@@ -155,7 +209,7 @@ private final class Holders: Sendable {
                 let gone = try await client.grantLease(timeToLive: .seconds(60))
                 try await client.put([(key: bytes("l/0"), value: [])], lease: gone.id)
                 let late = await failure { try await client.lock(bytes("l"), timeout: .milliseconds(50)) { _ in } }
-                #expect(late?.code == .deadlineExceeded)
+                #expect(late?.code == .deadlineExceeded && late?.underlying is LockHeldByOthers)
                 async let token = client.lock(bytes("l")) { $0.token.number }
                 while store.watchCount == 0 { _ = try await client.get(bytes("k")) }
                 store.expire([gone.id.rawValue])

@@ -97,9 +97,14 @@ final class CallDesk {
             if next.write != nil, let deadline = self.table.sessionDeadline { self.armDeadlineTimer(deadline) }
             guard let call = self.pending[next.call] else { continue }
             if let error = self.misfit(call.request) {
-                _ = self.table.answered(next.request, now: self.eventLoop.now)
+                let action = self.table.answered(next.request, now: self.eventLoop.now)
                 self.pending[next.call] = nil
-                self.finish(call, .failure(error))
+                // It fitted on a connection that was lost, and was sent there.
+                if case .complete(_, isUncertain: true) = action, case .native(let kind) = call.request.kind {
+                    self.finish(call, .failure(.outcomeUnknown(kind, because: error)))
+                } else {
+                    self.finish(call, .failure(error))
+                }
                 continue
             }
             return Outgoing(request: call.request, id: next.request, write: next.write)
@@ -224,8 +229,10 @@ final class CallDesk {
             self.table.sessionOpened(id, timeToLive: timeToLive, maximumOutcomes: opened.maximumOutcomes, now: now)
             return true
         }
-        guard let failure = try? NativeFailure(frame.fields) else { return false }
+        guard var failure = try? NativeFailure(frame.fields) else { return false }
         if isOpening {
+            // What waits for the session was never sent, whatever became of the session.
+            failure.mayHaveTakenEffect = false
             let cause = ClientError(failure, of: .openSession)
             let verdict = self.verdict(on: .native(frame, failure))
             var again: NIODeadline?

@@ -283,6 +283,7 @@ package struct CallTableStateMachine: ~Copyable {
 
     /// Puts calls whose wait is over back where they are sent from.
     package mutating func waitsElapsed(now: NIODeadline) {
+        self.writes.waitElapsed(now: now)
         let due = self.waiting.filter { id in self.calls[id]?.retryAt.map { $0 <= now } ?? true }.sorted()
         guard !due.isEmpty else { return }
         self.waiting.subtract(due)

@@ -121,9 +121,12 @@ extension ClientCore {
         do throws(ProtocolError) {
             return try read(fields, origin)
         } catch {
+            // The server did something, and what that was is not known.
+            let isWrite = request.effect != .repeatable
             throw ClientError(
-                .protocolMismatch, subject: "\(request.kind)", what: "the answer cannot be read", found: error.found,
-                expected: error.expected, remedy: "use a client of the server's version", underlying: error)
+                isWrite ? .outcomeUnknown : .protocolMismatch, subject: "\(request.kind)", what: "the answer cannot be read",
+                found: error.found, expected: error.expected, remedy: "use a client of the server's version", mayHaveTakenEffect: isWrite,
+                underlying: error)
         }
     }
 

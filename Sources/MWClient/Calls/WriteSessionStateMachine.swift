@@ -153,6 +153,11 @@ package struct WriteSessionStateMachine: ~Copyable {
         }
     }
 
+    /// A time that was waited for and is over is no deadline any more: whoever next wants a session may ask.
+    package mutating func waitElapsed(now: NIODeadline) {
+        if case .none(let notBefore?) = self.state, notBefore <= now { self.state = .none(notBefore: nil) }
+    }
+
     /// The session to be kept alive now, as a write may still have to be repeated under it; then it counts as used.
     package mutating func wantsKeepAlive(now: NIODeadline) -> WriteSessionID? {
         guard case .open(var session) = self.state, let deadline = self.nextDeadline, deadline <= now else { return nil }

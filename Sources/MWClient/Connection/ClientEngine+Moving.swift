@@ -46,13 +46,18 @@ extension ClientEngine {
         // The first one ended meanwhile, or the client does: whoever connects next reads the new files anyway.
         guard case .running = self.phase, self.link != nil else { return opened.close() }
         let link = self.makeLink(opened, index, files: files)
+        // Before the start, which may already end it.
+        self.successor = link
         do {
             try opened.start(link.session)
         } catch {
-            return self.moveFailed(ConnectionError(error), with: files)
+            guard self.successor === link else { return }
+            self.successor = nil
+            self.moveFailed(ConnectionError(error), with: files)
+            return self.sendQueued()
         }
         self.desk.count { $0.connections += 1 }
-        self.successor = link
+        guard self.successor === link else { return }
         self.moveTimer = self.schedule(in: self.configuration.timeouts.drain) { engine in
             // It answers nothing any more: what it owes is lost, as with any connection that broke.
             if engine.successor != nil { engine.link?.session.giveUp(.unresponsive) }
@@ -69,6 +74,7 @@ extension ClientEngine {
         }
         self.identityWatch.attemptFailed(with: files)
         self.logger.warning("no connection with the new identity; the old one stays", metadata: ["error": "\(failure.error)"])
+        self.heedDrain()
     }
 
     /// Every call is answered on the connection it was sent on; then the next ones go over the new one.
@@ -90,6 +96,13 @@ extension ClientEngine {
         old?.session.close()
         self.takeIntoUse(link)
         self.sendQueued()
+        self.heedDrain()
+    }
+
+    /// Does what the server of the connection in use said while there was a move already.
+    private func heedDrain() {
+        guard let end = self.link?.drainsBy else { return }
+        self.serverDrains(within: .nanoseconds(max(.zero, end - self.now).nanoseconds))
     }
 
     private static let moved = ClientError(.connectionLost, subject: "connection", what: "was left for a new one")

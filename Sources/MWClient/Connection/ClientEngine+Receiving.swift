@@ -78,8 +78,10 @@ extension ClientEngine: SessionDelegate {
                 }
             }
         case .draining:
-            guard link === self.link, let notice = try? NativeDrainNotice(frame.fields) else { return }
-            self.serverDrains(within: .milliseconds(min(max(0, notice.withinMilliseconds), Self.maximumDrainMilliseconds)))
+            guard let notice = try? NativeDrainNotice(frame.fields) else { return }
+            let within = Duration.milliseconds(min(max(0, notice.withinMilliseconds), Self.maximumDrainMilliseconds))
+            link.drainsBy = self.now + TimeAmount(within)
+            if link === self.link { self.serverDrains(within: within) }
         default: break
         }
     }

@@ -219,9 +219,9 @@ final class ClientEngine {
         session.write(expectedBytes: first.request.maximumMessageBytes) { buffer in
             first.request.write(id: first.id, first.write, to: &buffer)
             guard case .native = self.clientProtocol else { return }
-            let end =
-                buffer.writerIndex + min(Self.sharedMessageBytes, self.configuration.limits.maximumMessageBytes)
-                - first.request.maximumMessageBytes
+            let most = min(
+                Self.sharedMessageBytes, self.configuration.limits.maximumMessageBytes, self.link?.welcome?.maximumMessageBytes ?? .max)
+            let end = buffer.writerIndex + most - first.request.maximumMessageBytes
             while case let room = end - buffer.writerIndex - Request.maximumOverheadBytes, room > 0,
                 let next = self.desk.nextToSend(room: room)
             {
@@ -245,7 +245,9 @@ final class ClientEngine {
 
     /// Sends a request whose answer nobody heeds, if there is a connection, and this one if one is named.
     func post(_ request: Request, onlyOn connection: UInt64?) {
-        guard let link = self.link, link.isReady, connection.map({ $0 == link.number }) ?? true else { return }
+        guard let link = self.link, let welcome = link.welcome, connection.map({ $0 == link.number }) ?? true else { return }
+        // What it names is not of this store.
+        if let incarnation = request.incarnation, incarnation != welcome.incarnation { return }
         link.session.write { request.write(id: Link.unheededID, nil, to: &$0) }
         link.session.flush()
     }

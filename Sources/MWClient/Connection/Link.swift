@@ -16,6 +16,8 @@ final class Link {
     var welcome: Welcome?
     /// Until when it must have.
     var greetingTimer: Scheduled<Void>?
+    /// Its server has said that it ends by then.
+    var drainsBy: NIODeadline?
 
     init(number: UInt64, session: SessionHandler, endpoint: Endpoint, endpointIndex: Int, files: FileSnapshot?) {
         self.number = number

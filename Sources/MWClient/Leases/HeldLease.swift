@@ -32,17 +32,37 @@ public final class HeldLease: Sendable {
     }
 
     private let state: Mutex<State>
+    private let core: ClientCore
+    /// Of the store that granted it: another one may have a lease of the same number, which is somebody else's.
+    let incarnation: Incarnation
 
-    init(_ lease: Lease, sentAt: NIODeadline) {
+    init(_ lease: Lease, of incarnation: Incarnation, sentAt: NIODeadline, core: ClientCore) {
         self.id = lease.id
         self.timeToLive = lease.timeToLive
+        self.incarnation = incarnation
+        self.core = core
         self.state = Mutex(State(expiry: sentAt + TimeAmount(lease.timeToLive)))
     }
 
     /// It has ended, or may have: the server said so, or did not say in time that it has it.
     public var isLost: Bool { self.loss != nil }
 
-    var loss: ClientError? { self.state.withLock { $0.lost } }
+    /// Why it is lost, from when its time is over by this client's clock at the latest, whether somebody was awake then or not.
+    var loss: ClientError? {
+        let now = self.core.eventLoop.now
+        return self.state.withLock { state in
+            if state.lost == nil, now >= state.expiry { state.lost = self.lossError(nil) }
+            return state.lost
+        }
+    }
+
+    /// Returns once it ends within `margin`, if nothing keeps it alive until then.
+    ///
+    /// - Throws: `CancellationError`.
+    package func waitUntilNearEnd(_ margin: Duration) async throws {
+        while case let at = self.expiry - TimeAmount(margin), self.core.eventLoop.now < at { try await self.core.sleep(until: at) }
+    }
+
     var expiry: NIODeadline { self.state.withLock { $0.expiry } }
 
     /// When to keep it alive next: after a third of its time, so that two attempts may be lost.
@@ -54,10 +74,14 @@ public final class HeldLease: Sendable {
     }
 
     func lose(_ cause: ClientError?) {
-        let error = ClientError(
+        let error = self.lossError(cause)
+        self.state.withLock { if $0.lost == nil { $0.lost = error } }
+    }
+
+    private func lossError(_ cause: ClientError?) -> ClientError {
+        ClientError(
             .leaseLost, subject: "lease \(self.id)", what: cause == nil ? "could not be kept alive in time" : "has ended",
             found: cause.map { "\($0)" }, remedy: "what was bound to it is gone: begin again", underlying: cause)
-        self.state.withLock { if $0.lost == nil { $0.lost = error } }
     }
 }
 
@@ -69,11 +93,16 @@ extension StorageClient {
     ///   - timeout: from now to the result, waiting for a connection included; `timeouts.request` if not given.
     /// - Throws: ``ClientError``.
     public func grantLease(timeToLive: Duration, timeout: Duration? = nil) async throws -> Lease {
+        try await self.grant(timeToLive, timeout).0
+    }
+
+    private func grant(_ timeToLive: Duration, _ timeout: Duration?) async throws -> (Lease, Incarnation) {
         try self.requireNative("a lease")
         var request = NativeGrantLease()
         request.timeToLiveMilliseconds = timeToLive.wholeMilliseconds
         guard request.timeToLiveMilliseconds > 0 else { throw ClientError.invalid("time to live", "is below a millisecond") }
-        return Lease(try await self.core.ask(request, timeout).0)
+        let (lease, origin) = try await self.core.ask(request, timeout)
+        return (Lease(lease), origin.incarnation)
     }
 
     /// Keeps a lease alive for its whole time again.
@@ -81,9 +110,16 @@ extension StorageClient {
     /// - Throws: ``ClientError``; `leaseLost` when it has ended.
     public func keepLease(_ id: LeaseID, timeout: Duration? = nil) async throws -> Lease {
         try self.requireNative("a lease")
-        var request = NativeKeepLease()
-        request.lease = id.rawValue
-        return Lease(try await self.core.ask(request, timeout).0)
+        return try await self.keep(id, of: nil, timeout)
+    }
+
+    /// - Parameter incarnation: the store that granted it, where that is known: another one is not asked.
+    private func keep(_ id: LeaseID, of incarnation: Incarnation?, _ timeout: Duration?) async throws -> Lease {
+        var message = NativeKeepLease()
+        message.lease = id.rawValue
+        var request = Request(message)
+        request.incarnation = incarnation
+        return try await self.core.ask(request, timeout) { (fields, _) throws(ProtocolError) in Lease(try NativeLease(fields)) }
     }
 
     /// Ends a lease: the keys bound to it are removed, all at one revision.
@@ -93,11 +129,17 @@ extension StorageClient {
     @discardableResult
     public func revokeLease(_ id: LeaseID, timeout: Duration? = nil) async throws -> Revision {
         try self.requireNative("a lease")
-        var request = NativeRevokeLease()
-        request.lease = id.rawValue
-        return try await self.core.ask(Request(request), timeout) { (fields, origin) throws(ProtocolError) in
+        return try await self.core.ask(Self.revocation(id, of: nil), timeout) { (fields, origin) throws(ProtocolError) in
             Revision(origin.incarnation, try NativeRead.revision(fields))
         }
+    }
+
+    private static func revocation(_ id: LeaseID, of incarnation: Incarnation?) -> Request {
+        var message = NativeRevokeLease()
+        message.lease = id.rawValue
+        var request = Request(message)
+        request.incarnation = incarnation
+        return request
     }
 
     /// Runs `body` with a lease that is kept alive at a third of its time, over reconnections too, and revoked when `body` ends.
@@ -114,25 +156,27 @@ extension StorageClient {
         let held = try await self.hold(timeToLive)
         do {
             let result = try await self.whileKept(held, body)
-            if !held.isLost { _ = try? await self.revokeLease(held.id, timeout: min(held.timeToLive, self.core.requestTimeout)) }
+            if !held.isLost {
+                let request = Self.revocation(held.id, of: held.incarnation)
+                _ = try? await self.core.call(request, min(held.timeToLive, self.core.requestTimeout))
+            }
             return result
         } catch {
             // Not waited for: this task may be cancelled.
-            var request = NativeRevokeLease()
-            request.lease = held.id.rawValue
-            if !held.isLost { self.core.post(Request(request)) }
+            if !held.isLost { self.core.post(Self.revocation(held.id, of: held.incarnation)) }
             throw held.loss ?? error
         }
     }
 
     private func hold(_ timeToLive: Duration) async throws -> HeldLease {
         let sentAt = self.core.eventLoop.now
-        let held = HeldLease(try await self.grantLease(timeToLive: timeToLive), sentAt: sentAt)
+        let (lease, incarnation) = try await self.grant(timeToLive, nil)
+        let held = HeldLease(lease, of: incarnation, sentAt: sentAt, core: self.core)
         // It waited for a connection, perhaps: some of its time may be over.
         if held.nextKeep <= self.core.eventLoop.now {
             let sentAt = self.core.eventLoop.now
             do {
-                _ = try await self.keepLease(held.id, timeout: held.timeToLive)
+                _ = try await self.keep(held.id, of: held.incarnation, held.timeToLive)
                 held.kept(sentAt: sentAt)
             } catch {
                 held.lose(error as? ClientError)
@@ -163,15 +207,15 @@ extension StorageClient {
 
     /// Returns when the lease is lost, or this task is cancelled.
     private func keep(_ held: HeldLease) async {
-        while !Task.isCancelled {
+        while !Task.isCancelled, !held.isLost {
             guard (try? await self.core.sleep(until: min(held.nextKeep, held.expiry))) != nil else { return }
             let sentAt = self.core.eventLoop.now
             let left = held.expiry - sentAt
-            guard left > .zero else { return held.lose(nil) }
+            guard !held.isLost else { return }
             do {
-                _ = try await self.keepLease(held.id, timeout: .nanoseconds(left.nanoseconds))
+                _ = try await self.keep(held.id, of: held.incarnation, .nanoseconds(left.nanoseconds))
                 held.kept(sentAt: sentAt)
-            } catch let error as ClientError where error.code == .leaseLost || error.code == .closed {
+            } catch let error as ClientError where Self.lossCodes.contains(error.code) {
                 return held.lose(error)
             } catch {
                 let pause = TimeAmount(min(held.timeToLive / 10, Self.longestPause))
@@ -179,6 +223,9 @@ extension StorageClient {
             }
         }
     }
+
+    /// Of failures after which there is no use in trying again.
+    private static let lossCodes: Set<ClientError.Code> = [.leaseLost, .wrongIncarnation, .closed]
 
     /// Between two attempts to keep a lease alive, when one failed.
     private static let longestPause: Duration = .seconds(1)

@@ -37,8 +37,11 @@ extension StorageClient {
         let deadline = timeout.map { self.core.eventLoop.now + TimeAmount($0) }
         return try await self.withLease(timeToLive: timeToLive) { lease in
             let key = name + Self.separator + Self.unique(lease.id)
-            let token = try await self.put([(key: key, value: [])], lease: lease.id)
+            var request = Request.nativePut([(key: key, value: [])], lease: lease.id)
+            request.incarnation = lease.incarnation
+            let token = try await self.write(request, nil)
             try await self.waitForTurn(LockPlace(name: name, key: key, token: token, deadline: deadline))
+            if let loss = lease.loss { throw loss }
             return try await body(HeldLock(token: token, key: key, lease: lease))
         }
     }
@@ -58,6 +61,8 @@ extension StorageClient {
             options.isKeysOnly = true
             for try await page in self.scan(.prefix(place.name + Self.separator), options: options).pages {
                 revision = page.revision
+                // Another store: its keys are in another queue.
+                guard revision.incarnation == place.token.incarnation else { throw place.gone }
                 for entry in page.entries {
                     if entry.key == place.key { isThere = true }
                     guard entry.revision.compared(to: place.token) == .earlier else { continue }
@@ -83,6 +88,9 @@ extension StorageClient {
     private static let pause: TimeAmount = .milliseconds(200)
 }
 
+/// Under a `deadlineExceeded` of ``StorageClient/lock(_:timeToLive:timeout:_:)``: the time to wait for the lock was over, not that of a request.
+package struct LockHeldByOthers: Error {}
+
 /// Who waits for a lock, and until when.
 private struct LockPlace {
     let name: [UInt8]
@@ -94,7 +102,9 @@ private struct LockPlace {
 
     func checkTime(_ now: NIODeadline) throws(ClientError) {
         guard let deadline, deadline <= now else { return }
-        throw ClientError(.deadlineExceeded, subject: self.subject, what: "was held by others for too long", remedy: "try again later")
+        throw ClientError(
+            .deadlineExceeded, subject: self.subject, what: "was held by others for too long", remedy: "try again later",
+            underlying: LockHeldByOthers())
     }
 
     var gone: ClientError {

@@ -65,6 +65,8 @@ struct ReplicaStateMachine: ~Copyable, Sendable {
     mutating func ended(_ error: ClientError) {
         if case .failed = self.status { return }
         self.status = .failed(error)
+        self.entries = SortedEntries()
+        self.revision = nil
         self.next = nil
     }
 

@@ -47,7 +47,8 @@ final class ReplicaStore: WatchSink {
 
     func attach(_ handle: WatchHandle) { self.handle.withLock { $0 = handle } }
 
-    func close() { self.handle.withLock { $0 }?.close() }
+    /// The handle holds this as its sink: let go, so that neither keeps the other.
+    func close() { self.handle.withLock { $0.take() }?.close() }
 
     // MARK: The watch
 
@@ -62,7 +63,11 @@ final class ReplicaStore: WatchSink {
                     if let revision = state.machine.revision, !changes.isEmpty {
                         self.publish(.changes(revision, changes), in: &state, &wakes)
                     }
-                case .failed: wakes.isFailed = true
+                case .failed:
+                    wakes.isFailed = true
+                    // Nothing is held any more.
+                    wakes.reloads = Self.takeReloads(&state) + state.newReloads
+                    state.newReloads = []
                 case .none: break
                 }
                 if state.machine.status != status {
@@ -72,7 +77,7 @@ final class ReplicaStore: WatchSink {
                     state.reloads += state.newReloads
                     state.newReloads = []
                 }
-                if event.isSynced { wakes.reloads = Self.takeReloads(&state) }
+                if event.isSynced { wakes.reloads += Self.takeReloads(&state) }
                 self.collect(&state, &wakes)
                 return wakes
             }
@@ -94,6 +99,7 @@ final class ReplicaStore: WatchSink {
             return wakes
         }
         self.perform(wakes)
+        _ = self.handle.withLock { $0.take() }
     }
 
     private static func takeReloads(_ state: inout State) -> [@Sendable () -> Void] {
@@ -272,11 +278,12 @@ final class ReplicaStore: WatchSink {
                 return .event(event)
             }
             let before = feed.fullSince.take()
+            // Ended, it holds nothing that there could be a difference to.
+            if case .failed(let error) = state.machine.status { return .ended(error) }
             if feed.hasMissed, let before {
                 feed.hasMissed = false
                 return .difference(since: before, now: state.machine.entries, state.machine.revision, state.machine.status)
             }
-            if case .failed(let error) = state.machine.status { return .ended(error) }
             return Task.isCancelled ? .ended(nil) : nil
         }
     }

@@ -59,6 +59,7 @@ final class HeldProcess: Sendable {
         while ContinuousClock.now < deadline, !state.withLock({ $0.hasEnded }) {
             let pause = Duration.milliseconds(20)
             // Uncancellable: who is cancelled must not leave it behind.
+            // Safety: it is awaited right here, and shares nothing.
             await Task.detached { try? await Task.sleep(for: pause) }.value
         }
         send(SIGKILL)
@@ -67,8 +68,8 @@ final class HeldProcess: Sendable {
     /// - Returns: Its exit code; 128 and the signal's number if one ended it, as shells have it.
     func waitUntilEnded() async -> Int32 {
         let identifier = identifier
-        // A thread that waits: there is only this one of its kind.
         // Uncancellable: the number of a process that was not reaped is lost.
+        // Safety: it is awaited right here; what it shares with senders of signals is under the lock.
         let status = try? await Task.detached { [self] in try await reap(identifier) }.value
         guard let status else { return ExitStatus.internalError.rawValue }
         let signal = status & 0x7F
@@ -76,7 +77,10 @@ final class HeldProcess: Sendable {
     }
 
     private func reap(_ identifier: pid_t) async throws -> Int32 {
-        try await NIOThreadPool.singleton.runIfActive { [self] in
+        // A thread of its own: it waits for as long as the program runs, and the shared ones have other work.
+        let thread = NIOThreadPool(numberOfThreads: 1)
+        thread.start()
+        let status = try await thread.runIfActive { [self] in
             var info = unsafe siginfo_t()
             // It stays there to be reaped below, under the lock that senders take.
             while unsafe waitid(P_PID, id_t(identifier), &info, WEXITED | WNOWAIT) != 0, errno == EINTR {}
@@ -87,6 +91,8 @@ final class HeldProcess: Sendable {
                 return status
             }
         }
+        try await thread.shutdownGracefully()
+        return status
     }
 
     private static func spawn(_ words: [String], _ variables: [String: String], ownGroup: Bool) -> (CInt, pid_t) {

@@ -10,16 +10,21 @@ final class HeldRun: Sendable {
     }
 
     private let state = Mutex(State())
+    private let grace: Duration
 
-    /// - Parameter hold: Acquires, calls the function it is given with the variables to set, and releases; it cancels that call when
-    ///   what it holds is lost.
+    private init(grace: Duration) { self.grace = grace }
+
+    /// - Parameters:
+    ///   - grace: between the request to end and the end.
+    ///   - hold: Acquires, calls the function it is given with the variables to set, and releases; it cancels that call when what it holds
+    ///     is lost.
     /// - Returns: The program's exit code.
     /// - Throws: what `hold` throws; `CommandFailure` with status 130 or 143 after a signal before the program ran.
     static func run(
-        _ words: [String],
+        _ words: [String], grace: Duration = HeldProcess.terminationGrace,
         hold: @escaping @Sendable (_ run: @escaping @Sendable ([String: String]) async throws -> Int32) async throws -> Int32
     ) async throws -> Int32 {
-        let held = HeldRun()
+        let held = HeldRun(grace: grace)
         // Before the start, so that no signal meets its default.
         let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup, .sigquit, .sigusr1, .sigusr2)
         return try await withThrowingTaskGroup(of: Int32?.self) { group in
@@ -45,6 +50,8 @@ final class HeldRun: Sendable {
 
     /// Until it ends. Cancelled, it makes the program end.
     private func run(_ words: [String], _ variables: [String: String]) async throws -> Int32 {
+        // What was held is lost already.
+        try Task.checkCancellation()
         let process = try state.withLock { state in
             if let signal = state.stopped { throw Self.stopped(by: signal) }
             let process = try HeldProcess(words, variables: variables)
@@ -53,9 +60,9 @@ final class HeldRun: Sendable {
         }
         return await withTaskGroup(of: Int32?.self) { group in
             group.addTask { await process.waitUntilEnded() }
-            group.addTask {
+            group.addTask { [grace] in
                 await Self.untilCancelled()
-                await process.end()
+                await process.end(grace: grace)
                 return nil
             }
             while let code = await group.next() {

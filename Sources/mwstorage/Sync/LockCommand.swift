@@ -18,7 +18,8 @@ struct LockCommand: AsyncParsableCommand, CommandWithOutput {
                 MWSTORAGE_LOCK_REVISION     the same with the store's incarnation, INCARNATION:NUMBER
 
             Signals are passed on to it. The exit code is the command's; 128 and the signal's number if one ended it. It is 75 if the lock \
-            was lost, since no server could be reached for the lease's whole time: then the command is sent SIGTERM, and SIGKILL 10 s later. \
+            was about to be lost, since no server could be reached for most of --ttl: the command is sent SIGTERM a third of --ttl, and at \
+            most 10 s, before the lease's end, and SIGKILL at its end. \
             It is 75 too, and the command did not run, if others held the lock for longer than --wait.
             """)
 
@@ -47,14 +48,17 @@ struct LockCommand: AsyncParsableCommand, CommandWithOutput {
         let bytes = try self.bytes.bytes(name, name: "name")
         let code: Int32
         do {
-            code = try await HeldRun.run(command) { [connection, name, ttl, wait] run in
+            let grace = min(HeldProcess.terminationGrace, ttl.duration / 3)
+            code = try await HeldRun.run(command, grace: grace) { [connection, name, ttl, wait] run in
                 try await connection.withLastingClient { client in
                     try await client.lock(bytes, timeToLive: ttl.duration, timeout: wait?.duration) { lock in
-                        let code = try await run([
+                        let variables = [
                             "MWSTORAGE_LOCK": name, "MWSTORAGE_FENCING_TOKEN": "\(lock.token.number)",
                             "MWSTORAGE_LOCK_REVISION": "\(RevisionText(lock.token))",
-                        ])
-                        guard !lock.lease.isLost else {
+                        ]
+                        let margin = min(HeldProcess.terminationGrace, lock.lease.timeToLive / 3)
+                        let (code, isLost) = try await Self.run(while: lock.lease, margin) { try await run(variables) }
+                        guard !isLost else {
                             throw CommandFailure(
                                 .outcomeUnknown, "the lock \(name) was lost while the command ran",
                                 why: "it was made to end; its exit code was \(code)",
@@ -64,11 +68,34 @@ struct LockCommand: AsyncParsableCommand, CommandWithOutput {
                     }
                 }
             }
-        } catch let error as ClientError where error.code == .deadlineExceeded && wait != nil {
+        } catch let error as ClientError where error.underlying is LockHeldByOthers {
             throw CommandFailure(
                 .outcomeUnknown, "the lock \(name) is held by others", why: "for longer than --wait: the command did not run",
                 remedy: "wait longer, or see who holds it: mwstorage scan \(name)/", code: "lock.held")
         }
         guard code == 0 else { throw ExitCode(code) }
+    }
+
+    /// Cancels `program` when the lease ends within `margin`: it is to be gone before others may hold the lock.
+    ///
+    /// - Returns: also whether the lease was lost, or about to be.
+    private static func run(
+        while lease: HeldLease, _ margin: Duration, _ program: @escaping @Sendable () async throws -> Int32
+    ) async throws -> (code: Int32, isLost: Bool) {
+        try await withThrowingTaskGroup(of: Int32?.self) { group in
+            group.addTask { try await program() }
+            group.addTask {
+                try? await lease.waitUntilNearEnd(margin)
+                return nil
+            }
+            defer { group.cancelAll() }
+            var isLost = false
+            while let ended = try await group.next() {
+                if let code = ended { return (code, isLost || lease.isLost) }
+                isLost = true
+                group.cancelAll()
+            }
+            throw CancellationError()
+        }
     }
 }

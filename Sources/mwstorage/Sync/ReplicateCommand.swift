@@ -28,12 +28,10 @@ struct ReplicateCommand: AsyncParsableCommand, CommandWithOutput {
             try await connection.withLastingClient { client in
                 let keeper = try to.map { try ReplicaKeeper(ReplicaDirectory(path: $0, range: range.text)) }
                 defer { keeper?.close() }
-                var options = WatchOptions()
-                options.onGap = .resync
-                for try await event in try client.watch([range], from: keeper?.start ?? .state, options: options) {
+                try await FollowedRange(client: client, range: range).run(from: keeper?.start ?? .state) { event in
                     // In the copy before anybody is told.
                     try keeper?.keep(event)
-                    if case .progress = event { continue }
+                    if case .progress = event { return }
                     try Output.data(lines.bytes(event))
                 }
             }

@@ -35,16 +35,19 @@ struct WatchCommand: AsyncParsableCommand, CommandWithOutput {
     func run() async throws {
         let range = try keys.keyRange
         let start: WatchStart = after.map { .after($0.revision) } ?? (state ? .state : .now)
-        var options = WatchOptions()
-        options.includesValues = !withoutValues
-        options.onGap = state ? .resync : .fail
         let lines = ChangeLines(output)
-        try await Interruption.stopping(isQuiet: true) { [connection, progress, options] in
+        try await Interruption.stopping(isQuiet: true) { [connection, progress, state, withoutValues] in
             try await connection.withLastingClient { client in
-                for try await event in try client.watch([range], from: start, options: options) {
-                    if case .progress = event, !progress { continue }
+                let print = { (event: WatchEvent) in
+                    if case .progress = event, !progress { return }
                     try Output.data(lines.bytes(event))
                 }
+                if state {
+                    return try await FollowedRange(client: client, range: range, includesValues: !withoutValues).run(from: start, print)
+                }
+                var options = WatchOptions()
+                options.includesValues = !withoutValues
+                for try await event in try client.watch([range], from: start, options: options) { try print(event) }
             }
         }
     }

@@ -71,6 +71,7 @@ import Testing
     @Test func aMissingChangeIsAnErrorNotASilence() throws {
         var machine = Self.loaded()
         equal(machine.received(.changes(Self.revision(7), [Self.put(1, 2, after: 6)]), now: Self.now), .failed)
+        equal(machine.entries.count, 0)
         equal(machine.status, .failed(ClientError(.protocolMismatch, subject: "", what: "")))
     }
 
