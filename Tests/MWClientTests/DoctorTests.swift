@@ -79,8 +79,10 @@ import Testing
 
     // MARK: With a server
 
-    @Test("where everything is well, every check is ok up to an answered read")
-    func allWell() async throws {
+    @Test(
+        "where everything is well, every check is ok up to an answered read, be the answer that the key is not ours",
+        arguments: [true, false])
+    func allWell(isAllowed: Bool) async throws {
         let server = try await FakeServer.start()
         async let report = self.examine(server)
         // The first connection only looks for the 101; the second asks who we are; the third reads.
@@ -91,9 +93,14 @@ import Testing
         identity.principal = "alice"
         native.reply { [identity] in NativeFrame.write(reply: identity, to: .whoami, id: whoami.id, to: &$0) }
         let connection = try #require(await server.connections.next())
-        let request = try #require(await connection.requests.next())
-        #expect(request.type == .get)
-        connection.reply(values: [""], to: request)
+        let (id, _) = try await connection.next(NativeGet.self)
+        if isAllowed {
+            var values = NativeValues()
+            values.entries = [entry("", "", 0)]
+            connection.answer(NativeGet.self, id, values)
+        } else {
+            connection.fail(NativeGet.self, id, NativeFailure(.permissionDenied, "not yours"))
+        }
         let findings = try await report.findings
         #expect(findings.map(\.check) == Check.allCases)
         #expect(findings.allSatisfy { $0.verdict == .ok }, "\(findings.filter { $0.verdict != .ok })")

@@ -111,8 +111,9 @@ package struct Doctor: Sendable {
             return findings
         }
         findings.append(Finding(.welcome, .ok, ["the server answered 101"]))
-        findings.append(await self.askWhoWeAre(endpoint))
-        findings.append(await self.ask(endpoint))
+        let seen = await self.askWhoWeAre(endpoint)
+        findings.append(seen)
+        findings.append(await self.ask(endpoint, speaking: seen.verdict == .skipped ? .mwdb : .native))
         return findings
     }
 
@@ -216,16 +217,21 @@ package struct Doctor: Sendable {
         }
     }
 
-    /// A read that changes nothing.
-    private func ask(_ endpoint: Endpoint) async -> Finding {
+    /// A read that changes nothing, in what the server speaks.
+    private func ask(_ endpoint: Endpoint, speaking subprotocol: StorageClientConfiguration.Subprotocol) async -> Finding {
         var configuration = self.configuration(for: endpoint)
-        configuration.subprotocol = .mwdb
+        configuration.subprotocol = subprotocol
+        let name = subprotocol == .native ? nativeSubprotocol : "mwDB's protocol"
         let start = NIODeadline.now()
         do {
             try await withStorageClient(configuration, logger: self.logger) { client in
                 _ = try await client.get([Array("mwstorage.doctor".utf8)])
             }
-            return Finding(.protocol, .ok, ["mwDB's protocol: a read was answered in \(Self.milliseconds(NIODeadline.now() - start))"])
+            return Finding(.protocol, .ok, ["\(name): a read was answered in \(Self.milliseconds(NIODeadline.now() - start))"])
+        } catch let error as ClientError where error.code == .forbidden && error.underlying is NativeFailure {
+            return Finding(
+                .protocol, .ok,
+                ["\(name): a read was answered in \(Self.milliseconds(NIODeadline.now() - start)): its key is not ours to read"])
         } catch {
             return Self.finding(.protocol, error as? ClientError ?? ClientError(.protocolMismatch, subject: "read", what: "\(error)"))
         }
