@@ -64,6 +64,9 @@ private final class Holders: Sendable {
             try await withClient(configuration) { client in
                 let id = try await client.withLease(timeToLive: .seconds(60)) { lease in
                     #expect(store.leases == [lease.id.rawValue] && lease.timeToLive == .seconds(60))
+                    // Its whole time is near enough at once.
+                    try await lease.waitUntilNearEnd(.seconds(60))
+                    #expect(!lease.isLost)
                     try await client.put([(key: bytes("k"), value: bytes("v"))], lease: lease.id)
                     let entry = try #require(try await client.read([bytes("k")]).entries[0])
                     #expect(entry.lease == lease.id)
