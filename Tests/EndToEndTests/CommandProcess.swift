@@ -113,13 +113,16 @@ final class BackgroundCommand: Sendable {
 
     deinit { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
 
-    /// Reads on a thread that may block.
+    /// Reads on a thread that may block. An audit log on standard output may begin before the program is ready.
     private static func firstLine(of handle: FileHandle) async -> String {
         await withCheckedContinuation { continuation in
             Thread.detachNewThread {
                 var text = ""
-                while !text.contains("\n"), let more = try? handle.read(upToCount: 1), !more.isEmpty {
+                while let more = try? handle.read(upToCount: 1), !more.isEmpty {
                     text += String(decoding: more, as: UTF8.self)
+                    guard text.hasSuffix("\n") else { continue }
+                    if !text.hasPrefix("{") { break }
+                    text = ""
                 }
                 continuation.resume(returning: text.split(separator: "\n").first.map(String.init) ?? "")
             }

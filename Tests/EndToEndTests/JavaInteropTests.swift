@@ -75,11 +75,11 @@ struct JavaInteropTests {
         let connection =
             try ["--endpoint", "wss://localhost:\(server.port)", "--timeout", "60s"] + stores.arguments("client", in: directory)
             + Set(pins).flatMap { ["--pin-server", $0] }
-        let put = try await CommandProcess.run(["put", "key", "value"] + connection)
+        let put = try await CommandProcess.run(["put", "key", "value", "--protocol", "mwdb"] + connection)
         #expect(put.status == 0, "\(put.errors)")
-        let get = try await CommandProcess.run(["get", "key"] + connection)
+        let get = try await CommandProcess.run(["get", "key", "--protocol", "mwdb"] + connection)
         #expect(get.text == "value", "\(get.errors)")
-        let prefix = try await CommandProcess.run(["prefix"] + connection)
+        let prefix = try await CommandProcess.run(["prefix", "--protocol", "mwdb"] + connection)
         #expect(prefix.text == "0\n", "every client of the original server gets prefix 0")
         _ = await server.process.terminate()
     }

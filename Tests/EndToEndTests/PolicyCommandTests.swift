@@ -136,7 +136,11 @@ struct PolicyCommandTests {
         #expect(try await server.run(["put", "world/k", "v"]).status == 0)
         #expect(try await server.run(["get", "world/k"]).text == "v")
         let put = try await server.run(["put", "other", "v"])
-        #expect(put.status == 75 && put.errors.contains("access policy"), "\(put.errors)")
+        #expect(put.status == 77 && put.errors.contains("has not the right write"), "\(put.errors)")
+        #expect(server.log.contains("put: permissionDenied"))
+        // mwDB's protocol has no words for it.
+        let byte = try await server.run(["put", "other", "v", "--protocol", "mwdb"])
+        #expect(byte.status == 75 && byte.errors.contains("access policy"), "\(byte.errors)")
         #expect(try await server.run(["get", "other"]).status == 1, "nothing of it was stored")
         #expect(server.log.contains("denied: put without the right write over the key 'other'"))
 
@@ -146,7 +150,9 @@ struct PolicyCommandTests {
         server.send(SIGHUP)
         let get = try await repeated(["get", "other"], server) { $0.status == 77 }
         #expect(get.output.isEmpty)
-        #expect(get.errors.contains("denied: get without the right read") && get.errors.contains("to mend it:"), "\(get.errors)")
+        #expect(get.errors.contains("has not the right read") && get.errors.contains("to mend it:"), "\(get.errors)")
+        let closed = try await server.run(["get", "other", "--protocol", "mwdb"])
+        #expect(closed.status == 77 && closed.errors.contains("denied: get without the right read"), "\(closed.errors)")
 
         try directory.write("policy.yaml", Self.policy.replacing("cn: alice", with: "cn: somebody"))
         server.send(SIGHUP)
