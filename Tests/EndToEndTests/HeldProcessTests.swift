@@ -35,7 +35,8 @@ struct HeldProcessTests {
         let directory = try TemporaryDirectory()
         let ready = directory.file("ready")
         #expect(unsafe mkfifo(ready, 0o600) == 0)
-        let script = "trap '\(onTermination)' TERM; echo >\(ready); sleep 600 & wait; exit 4"
+        // What it starts is there before it is asked to end: otherwise it would wait for that.
+        let script = "trap '\(onTermination)' TERM; sleep 600 & echo >\(ready); wait; exit 4"
         let outcome = Outcome()
         await #expect(throws: Lost.self) { try await Self.lose(script, whenOpened: ready, outcome) }
         #expect(outcome.code.withLock { $0 } == expected)

@@ -130,13 +130,18 @@ private final class FaultyRun: Sendable {
         try await withThrowingTaskGroup(of: Void.self) { running in
             for model in models { running.addTask { try? await model.client.run() } }
             try await withThrowingTaskGroup(of: Void.self) { actors in
-                for model in models {
-                    for lane in 0..<lanes { actors.addTask { await self.act(model, lane) } }
-                    actors.addTask { await self.watch(model) }
-                }
+                for model in models { actors.addTask { await self.watch(model) } }
                 for model in models.prefix(2) { actors.addTask { try await self.replicate(model) } }
-                try await self.killAgainAndAgain(rounds: rounds, roundTime: roundTime)
-                try await self.calm(models[0])
+                try await withThrowingTaskGroup(of: Void.self) { writers in
+                    for model in models {
+                        for lane in 0..<lanes { writers.addTask { await self.act(model, lane) } }
+                    }
+                    try await self.killAgainAndAgain(rounds: rounds, roundTime: roundTime)
+                    try await self.calmDown()
+                    try await writers.waitForAll()
+                }
+                // Behind everything that was still under way.
+                try await self.putMarker(models[0])
                 try await actors.waitForAll()
             }
             for model in models { await model.client.close() }
@@ -158,11 +163,14 @@ private final class FaultyRun: Sendable {
         }
     }
 
-    private func calm(_ model: ModelledClient) async throws {
+    private func calmDown() async throws {
         self.isCalm.withLock { $0 = true }
         self.proxy.heal()
         // Who is stalled learns it by itself in time; this is sooner.
         try await self.proxy.cutAll()
+    }
+
+    private func putMarker(_ model: ModelledClient) async throws {
         let put: ModelOperation = .write([.put(String(decoding: SyncUnderFaultsTests.markerKey, as: UTF8.self), "end")])
         let id = self.history.withLock { $0.called(put, by: 99) }
         let revision = try await model.client.put([(key: SyncUnderFaultsTests.markerKey, value: Array("end".utf8))])
