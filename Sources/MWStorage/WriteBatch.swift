@@ -107,7 +107,7 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
 
     /// Begins a put whose value comes in pieces, so that nobody has to gather it first.
     ///
-    /// Call order: this, any number of ``appendValue(_:)``, then ``endPut(_:)``; nothing else in between. The value may
+    /// Call order: this, any number of `appendValue(_:)`, then ``endPut(_:)``; nothing else in between. The value may
     /// be longer than `StorageLimits.maximumValueBytes`: a record of the store holds keys beside values.
     package mutating func beginPut(in keyspace: Keyspace, key: UnsafeRawBufferPointer) -> OpenPut {
         reserve(WriteBatch.maximumOverheadBytes + key.count)

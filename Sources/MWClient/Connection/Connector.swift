@@ -1,7 +1,7 @@
 package import MWTLS
 package import NIOCore
 
-/// Opens connections for an engine: ``ClientConnector`` over TCP and TLS; in a simulation, pipes in memory.
+/// Opens connections for an engine: `ClientConnector` over TCP and TLS; in a simulation, pipes in memory.
 package protocol Connector {
     /// Begins an attempt. On the event loop only.
     func connect(to endpoint: Endpoint) -> ConnectionAttempt

@@ -14,7 +14,7 @@ import Synchronization
 /// - Never what is older than the newest change of that key that this client has been told of, or has made through this cache: reads of one key
 ///   never go back.
 /// - A read from memory may miss a change whose notice is still on its way: by one way through the network while the connection lives; by
-///   `timeouts.pingInterval` and `timeouts.pong` where it died silently. It is not linearizable; ``get(_:timeout:)`` of ``StorageClient`` is.
+///   `timeouts.pingInterval` and `timeouts.pong` where it died silently. It is not linearizable; `get(_:timeout:)` of ``StorageClient`` is.
 /// - Without a connection, and until everything that was missed has been told, nothing is read from memory: every read asks the server, and
 ///   waits for it. What did not change meanwhile stays.
 /// - Keys that are read together are each right for themselves, not all of one revision.

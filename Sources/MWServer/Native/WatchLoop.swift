@@ -44,7 +44,7 @@ package final class WatchLoop {
     /// Then everything else has its turn.
     private static let pause = TimeAmount.microseconds(200)
 
-    /// - Parameter wake: Called on the commit thread; brings ``deliver()`` to `loop`.
+    /// - Parameter wake: Called on the commit thread; brings `deliver()` to `loop`.
     package init(on loop: SessionLoop, storage: Storage, hub: WatchHub, wake: @escaping @Sendable () -> Void) {
         self.loop = loop
         self.storage = storage
