@@ -142,6 +142,11 @@ let package = Package(
             name: "mwstorage-bench",
             dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, argumentParser, histogram],
             path: "Tests/mwstorage-bench", swiftSettings: settings),
+        // Serves fixed requests in memory, for their instructions to be counted; see scripts/check instructions.
+        .executableTarget(
+            name: "mwstorage-instructions",
+            dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", "MWStorage", "MWServer", nioCore, nioEmbedded, logging],
+            path: "Tests/mwstorage-instructions", swiftSettings: settings),
         // Certificates made at run time for the tests.
         .target(
             name: "TestCertificates", dependencies: ["MWPKI", "COpenSSL"], path: "Tests/TestCertificates",
