@@ -35,7 +35,8 @@ final class DirectLoop: EventLoop, @unchecked Sendable {
     func run() {
         while !self.tasks.isEmpty {
             swap(&self.tasks, &self.running)
-            for task in self.running { task() }
+            // By index: an iterator would hold the array, which could not be emptied in place.
+            for index in self.running.indices { self.running[index]() }
             self.running.removeAll(keepingCapacity: true)
         }
     }

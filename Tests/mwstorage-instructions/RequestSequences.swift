@@ -7,6 +7,7 @@ import NIOCore
 /// What can be counted, by name.
 enum RequestSequences {
     private static let valueBytes = 1_024
+    private static let largeBytes = 64 << 10
     private static let recordBytes = TLSSession.maximumRecordPlaintextBytes
     private static let burst = 16
     private static let scanned = 100
@@ -25,8 +26,10 @@ enum RequestSequences {
             ("mwdb-get-multi", { try served(.mwdb, [mwdbGet(1, keys: burst)], of: burst) }),
             ("mwdb-get-tls", { try served(.mwdb, [mwdbGet(1)], of: 1, isEncrypted: true) }),
             ("mwdb-get-16-tls", { try served(.mwdb, gets(mwdbGet), of: 1, isEncrypted: true) }),
+            ("mwdb-get-64k-tls", { try served(.mwdb, [mwdbGet(largeNumber)], of: 1, valueBytes: largeBytes, isEncrypted: true) }),
             ("mwdb-put", { try served(.mwdb, [mwdbPut(1)], of: 0, isWriting: true) }),
             ("mwdb-put-16", { try served(.mwdb, try (1...burst).map { try mwdbPut($0) }, of: 0, isWriting: true) }),
+            ("mwdb-put-64k-tls", { try served(.mwdb, [mwdbLargePut()], of: 0, isWriting: true, isEncrypted: true) }),
             ("native-get", { try served(.native, [nativeGet(1)], of: 1) }),
             ("native-get-16", { try served(.native, gets(nativeGet), of: 1) }),
             ("native-get-multi", { try served(.native, [nativeGet(1, keys: burst)], of: burst) }),
@@ -47,6 +50,9 @@ enum RequestSequences {
     // MARK: Requests
 
     private static let value = [UInt8](repeating: UInt8(ascii: "v"), count: valueBytes)
+    private static let largeValue = [UInt8](repeating: UInt8(ascii: "v"), count: largeBytes)
+    /// Of the key behind the others, with the large value.
+    private static let largeNumber = 2 * scanned + 1
 
     private static func key(_ number: Int) -> [UInt8] {
         let digits = String(number)
@@ -54,9 +60,10 @@ enum RequestSequences {
     }
 
     private static func served(
-        _ dialect: ServedRequests.Dialect, _ messages: [ByteBuffer], of keys: Int, isWriting: Bool = false, isEncrypted: Bool = false
+        _ dialect: ServedRequests.Dialect, _ messages: [ByteBuffer], of keys: Int, valueBytes: Int = valueBytes, isWriting: Bool = false,
+        isEncrypted: Bool = false
     ) throws -> ServedRequests {
-        let stored = (1...2 * scanned).map { (key: key($0), value: value) }
+        let stored = (1..<largeNumber).map { (key: key($0), value: value) } + [(key: key(largeNumber), value: largeValue)]
         return try ServedRequests(
             dialect, messages, stored: stored, minimumBytesPerRequest: max(1, keys * valueBytes), isWriting: isWriting,
             isEncrypted: isEncrypted)
@@ -72,11 +79,13 @@ enum RequestSequences {
         return message
     }
 
-    private static func mwdbPut(_ number: Int) throws -> ByteBuffer {
+    private static func mwdbPut(_ number: Int, _ value: [UInt8] = value) throws -> ByteBuffer {
         var message = ByteBuffer()
         try MWDBRequest.writePut([(key: key(number), value: value)], id: RequestID(Int32(number)), to: &message)
         return message
     }
+
+    private static func mwdbLargePut() throws -> ByteBuffer { try mwdbPut(largeNumber, largeValue) }
 
     private static func message(_ request: some NativeRequest, _ number: Int) -> ByteBuffer {
         var message = ByteBuffer()

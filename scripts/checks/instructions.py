@@ -17,7 +17,9 @@ TOLERANCE = 3.0
 WORTH_UPDATING = 3.0
 # Requests of a sequence, unless it says otherwise below: enough that what happens once in a while is a small part.
 REQUESTS = 512
-REQUESTS_OF = {"native-scan-100": 32, "watch-50": 64, "tls-open-16k": 128, "tls-seal-16k": 128}
+REQUESTS_OF = {
+    "mwdb-get-64k-tls": 32, "mwdb-put-64k-tls": 32, "native-scan-100": 32, "watch-50": 64, "tls-open-16k": 128, "tls-seal-16k": 128,
+}
 # A sequence takes seconds.
 TIMEOUT_SECONDS = 300
 # How libc's call each other.
@@ -25,6 +27,9 @@ ALLOCATOR_INSIDES = ("_mid_memalign", "_int_")
 # What stands in front of them, in the profile left out of who calls them.
 ALLOCATOR_FRONTS = {"swift_slowAlloc", "swift_slowAllocTyped", "swift_allocObject", "CRYPTO_malloc", "CRYPTO_zalloc", "CRYPTO_realloc"}
 ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"}
+# Mangled: of Swift's library, and NIO's buffers; what calls these wanted the memory.
+SWIFT_FRONTS = ("$ss", "$sS", "$s7NIOCore10ByteBuffer", "$s7NIOCore19ByteBuffer")
+FRONTS_DEPTH = 8
 PROFILE_ROWS = 30
 # Allocations a request that are none: a table that grew once.
 ALLOCATION_SLACK = 0.01
@@ -69,18 +74,29 @@ class Profile:
         self.functions = collections.Counter()
         self.calls = collections.Counter()
         names = {}
+        objects = {}
         function = callee = None
+        own_object = called_object = ""
         is_call = False
+
+        def take(text, known):
+            number, _, name = text.strip().partition(" ")
+            if name:
+                known[number] = name
+            return known[number]
+
         with open(path, errors="replace") as file:
             for line in file:
-                if line.startswith(("fn=", "cfn=")):
-                    number, _, name = line.split("=", 1)[1].strip().partition(" ")
-                    if name:
-                        names[number] = name
-                    if line[0] == "c":
-                        callee = names[number]
-                    else:
-                        function = names[number]
+                key, _, text = line.partition("=")
+                if key == "ob":
+                    own_object = os.path.basename(take(text, objects))
+                elif key == "cob":
+                    called_object = os.path.basename(take(text, objects))
+                elif key == "fn":
+                    function = self.named(take(text, names), own_object)
+                elif key == "cfn":
+                    callee = self.named(take(text, names), called_object or own_object)
+                    called_object = ""
                 elif line.startswith("calls="):
                     self.calls[function, callee] += int(line[len("calls="):].split()[0])
                     is_call = True
@@ -92,6 +108,11 @@ class Profile:
                         self.functions[function] += int(line.split()[1])
                     is_call = False
 
+    @staticmethod
+    def named(name, where):
+        # Libraries come without the names of what they do not export.
+        return f"{name} in {where}" if name.startswith("0x") else name
+
     @property
     def allocations(self):
         return sum(
@@ -99,13 +120,39 @@ class Profile:
             if callee in ALLOCATORS and caller not in ALLOCATORS and not caller.startswith(ALLOCATOR_INSIDES))
 
     def allocation_callers(self):
-        callers = collections.Counter()
+        """Allocations by the function that wanted them: what stands in between passes them on to its callers, by how often each called."""
+        callers_of = collections.defaultdict(list)
         for (caller, callee), count in self.calls.items():
-            if callee not in ALLOCATORS | ALLOCATOR_FRONTS or caller.startswith(ALLOCATOR_INSIDES):
-                continue
-            if caller not in ALLOCATORS | ALLOCATOR_FRONTS:
-                callers[caller] += count
-        return callers
+            callers_of[callee].append((caller, count))
+        found = collections.Counter()
+        to_share = {name: None for name in ALLOCATORS if name in callers_of}
+        for _ in range(FRONTS_DEPTH):
+            shared = collections.Counter()
+            for name, amount in to_share.items():
+                callers = [(caller, count) for caller, count in callers_of[name] if not caller.startswith(ALLOCATOR_INSIDES)]
+                total = sum(count for _, count in callers)
+                for caller, count in callers:
+                    if caller in ALLOCATORS:
+                        continue
+                    part = count if amount is None else amount * count / total
+                    is_front = caller in ALLOCATOR_FRONTS or caller.startswith(SWIFT_FRONTS) or caller.endswith(" in ???")
+                    (shared if is_front and callers_of[caller] else found)[caller] += part
+            to_share = shared
+        return found + to_share
+
+
+def check_itself():
+    """What must fail does, or this checks nothing."""
+    was = {"instructions": 1000, "allocations": 1.0}
+    cases = [
+        ((1029, 1.0), (True, True), False), ((1031, 1.0), (True, True), True), ((1031, 1.0), (False, True), False),
+        ((900, 1.0), (True, True), False), ((1000, 1.25), (True, True), True), ((1000, 1.25), (False, True), True),
+        ((1000, 1.25), (False, False), False), ((1000, 0.0), (True, True), False),
+    ]
+    for (instructions, allocations), judged, is_bad in cases:
+        found, text = judge(was, {"instructions": instructions, "allocations": allocations}, *judged)
+        if found != is_bad:
+            sys.exit(f"instructions: {instructions} and {allocations} are judged '{text}': the check checks nothing; mend judge()")
 
 
 def demangled(names):
@@ -170,6 +217,7 @@ def judge(was, now, judges_instructions, judges_allocations):
 
 
 def main():
+    check_itself()
     parser = argparse.ArgumentParser(prog="scripts/checks/instructions")
     parser.add_argument("binary", help=argparse.SUPPRESS)
     parser.add_argument("committed", help=argparse.SUPPRESS)
