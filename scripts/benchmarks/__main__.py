@@ -7,6 +7,7 @@ import pathlib
 import resource
 import signal
 import sys
+import tempfile
 import time
 
 import plot
@@ -37,10 +38,11 @@ def default_rows(group):
     return [row for row in group.rows if row.is_default]
 
 
-def selected(words, groups):
-    """The groups and rows that are meant: by a group's name, a row's, or the beginning of one; without words the whole budget."""
+def selected(words, groups, with_growth):
+    """The groups and rows that are meant: by a group's name, a row's, or the beginning of one; without words the whole budget, and with
+    `with_growth` the rows that take minutes, too."""
     if not words:
-        return [(group, default_rows(group)) for group in groups if group.is_default]
+        return [(group, group.rows if with_growth else default_rows(group)) for group in groups if group.is_default]
     chosen, unknown = [], []
     for word in words:
         matched = [(group, default_rows(group) if word == group.name else [row for row in group.rows if row.name.startswith(word)])
@@ -68,7 +70,9 @@ def parse(arguments):
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each row (default: 5)")
     parser.add_argument("--seconds", type=float, metavar="S", help="how long one contender's round is (default: 1)")
     parser.add_argument("--quick", action="store_true", help="1 round of 0.3 s, and fewer keys: to see that it works")
-    parser.add_argument("--engines", default="", metavar="NAME,...", help="our engines in the cold rows (default: all this build has)")
+    parser.add_argument("--growth", action="store_true", help="the whole budget, and the rows that take minutes: 10 million keys")
+    parser.add_argument("--engines", default="", metavar="NAME,...",
+                        help="our engines in the cold rows (default: rocksdb, and lmdb if this build has it)")
     parser.add_argument("--json", action="store_true", help="one document on standard output: machine, versions, rows with all rounds")
     parser.add_argument("--svg", type=pathlib.Path, metavar="FILE", help="only the plot, into FILE: throughput and latency against load")
     parser.add_argument("--list", action="store_true", help="the groups and rows, and what they mean")
@@ -105,7 +109,7 @@ def measure(options, work):
     if options.svg:
         options.svg.write_text(plot.draw(plot.measure(bench, note)))
         return True
-    chosen = selected(options.rows, GROUPS)
+    chosen = selected(options.rows, GROUPS, options.growth)
     about_machine, about_versions = report.machine(work), report.versions(binary)
     if about_machine["file_system"] in ("tmpfs", "ramfs"):
         note("bench: the data is in memory, where a sync costs nothing: give --directory a directory on a disk")
@@ -143,7 +147,7 @@ def main():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with workspace(options.directory) as work:
-        os.environ["TMPDIR"] = str(work)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(work)
         return 0 if measure(options, work) else 1
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from loads import OurLoad, RedisLoad
 from measure import Contender, Result, compare
-from processes import ALL_CPUS, Failure, run
-from servers import Certificates, Etcd, Floor, MWStorage, Nginx, Redis, synchronize_disks
+from processes import ALL_CPUS, Failure, run, synchronize_disks
+from servers import Certificates, Etcd, Floor, MWStorage, Nginx, Redis
 
 HERE = pathlib.Path(__file__).parent
 
@@ -86,10 +86,11 @@ class Bench:
 
     def our_contender(self, server, kind, *arguments, **options):
         """Ours, or the floor, under `mwstorage benchmark`."""
-        return Contender(server, self.load(server, kind, *arguments, **options), is_peer=isinstance(server, Floor))
+        load = self.load(server, kind, *arguments, **options)
+        return Contender(server, load, is_peer=isinstance(server, Floor), defers_work=kind == "put")
 
     def redis_contender(self, server, command, *arguments, **options):
-        return Contender(server, RedisLoad(server, command, *arguments, **options), is_peer=True)
+        return Contender(server, RedisLoad(server, command, *arguments, **options), is_peer=True, defers_work="set" in command)
 
     # MARK: Measuring
 

@@ -119,7 +119,8 @@ class EtcdLoad:
         self.connections, self.in_flight = connections, in_flight
         self.arguments = [
             sys.executable, "-B", HERE / "etcd_load.py", kind, "--port", server.port, "--certificate", files.client,
-            "--key", files.client_key, "--trust", files.trust, "--connections", connections, "--in-flight", in_flight, "--value-bytes", value_bytes, "--keys", keys]
+            "--key", files.client_key, "--trust", files.trust, "--connections", connections, "--in-flight", in_flight,
+            "--value-bytes", value_bytes, "--keys", keys]
 
     def run(self, requests):
         return json.loads(run([*self.arguments, "--requests", requests], LOAD_CPU).output)

@@ -4,7 +4,7 @@ import contextlib
 import statistics
 from dataclasses import dataclass, field
 
-from processes import Failure
+from processes import Failure, settle, synchronize_disks
 
 # A load is tried with more and more requests until it takes this share of the time that a round is to take.
 TRIAL_SHARE = 0.3
@@ -94,6 +94,8 @@ class Contender:
     load: object
     around: object = contextlib.nullcontext()
     is_peer: bool = False
+    # What it leaves for later, such as compaction and what is to be written to disk, is waited for: it is its own cost, and nobody else's.
+    defers_work: bool = False
     # Found by `prepare`: requests that take about as long as a round is to take; what it costs to open the connections and to make a few
     # requests. The rest of a run's cost is its other requests'.
     requests: int = 0
@@ -105,6 +107,9 @@ class Contender:
         """One run of the load, and the server's processor time in it."""
         before = self.server.cpu_seconds()
         result = self.load.run(requests)
+        if self.defers_work:
+            settle(self.server.pid, limit=5)
+            synchronize_disks()
         return result, self.server.cpu_seconds() - before
 
     def prepare(self, seconds):
@@ -130,10 +135,8 @@ class Contender:
         return result["requests"] / max(result["seconds"], 1e-6)
 
     def each(self, total, opening, requests):
-        """What one request takes of a total that includes the opening, which was measured before: not if it cannot have taken so much."""
-        if opening > total / 2:
-            return max(total, 1e-6) / requests
-        return max(total - opening, 1e-6) / max(requests - self.opening_requests, 1)
+        """What one request takes of a total that includes the opening, which was measured before: on a noisy machine, perhaps too much."""
+        return max(total - min(opening, total / 2), 1e-6) / max(requests - self.opening_requests, 1)
 
     def sample(self):
         """One round."""

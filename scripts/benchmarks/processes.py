@@ -13,6 +13,9 @@ from dataclasses import dataclass
 PR_SET_PDEATHSIG = 1
 READY_SECONDS = 60
 STOP_SECONDS = 30
+# A server that uses less of a processor than this, for so long, has nothing left to do.
+SETTLED_SECONDS = 0.15
+SETTLED_SHARE = 0.05
 
 ALL_CPUS = os.sched_getaffinity(0)
 # The server has the first processor, the load the second: alike for ours and the peers.
@@ -127,6 +130,11 @@ def settle(pid, limit=60):
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         before = cpu_seconds(pid)
-        time.sleep(0.3)
-        if cpu_seconds(pid) - before < 0.015:
+        time.sleep(SETTLED_SECONDS)
+        if cpu_seconds(pid) - before < SETTLED_SECONDS * SETTLED_SHARE:
             return
+
+
+def synchronize_disks():
+    """Writes back what is still in memory, so that it does not fall into what is measured next."""
+    libc.sync()

@@ -11,7 +11,8 @@ from measure import METRICS
 
 VERSION_COMMANDS = {
     "redis": ["redis-server", "--version"], "nginx": ["/usr/sbin/nginx", "-v"], "etcd": ["etcd", "--version"],
-    "openssl": ["openssl", "version"], "compiler": ["cc", "--version"]}
+    "openssl": ["openssl", "version"], "rocksdb": ["dpkg-query", "--show", "--showformat=${Version}", "librocksdb-dev"],
+    "compiler": ["cc", "--version"]}
 
 
 def machine(directory):
@@ -80,7 +81,8 @@ def load_table(result):
     """Throughput, latency and cost of each contender."""
     lines = [f"    {'':<18}{'a second':<32}{'p50 / p99 / p99.9 us':<34}{'server CPU us':<28}{'MiB':>6}  generator CPU us (of a core)"]
     for name in result.series:
-        latency = " / ".join(number(result.median(name, metric)) for metric in ("p50_us", "p99_us", "p999_us"))
+        percentiles = [result.median(name, metric) for metric in ("p50_us", "p99_us", "p999_us")]
+        latency = " / ".join(number(value) if value else "-" for value in percentiles)
         generator = f"{number(result.median(name, 'generator_cpu_us'))} ({result.median(name, 'generator_cpu_share'):.0%})"
         lines.append(
             f"    {name:<18}{spread(result.values(name, 'per_second')):<32}{latency:<34}{spread(result.values(name, 'server_cpu_us')):<28}"

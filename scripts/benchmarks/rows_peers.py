@@ -80,7 +80,7 @@ def measure_etcd(bench, rows):
 
 def measure_beside_etcd(bench, row, kind, ours, etcd):
     own, own_shape = best(bench, lambda *shape: bench.our_contender(ours, kind, *shape))
-    theirs, their_shape = best(bench, lambda *shape: Contender(etcd, EtcdLoad(etcd, kind, *shape), is_peer=True))
+    theirs, their_shape = best(bench, lambda *shape: Contender(etcd, EtcdLoad(etcd, kind, *shape), is_peer=True, defers_work=kind == "put"))
     result = bench.compare(row, {"native": own, "etcd": theirs}, seconds=max(bench.seconds, 0.3))
     result.notes.append(f"connections x in flight: native {own_shape}, etcd {their_shape}")
     return result

@@ -29,8 +29,8 @@ def lighter(ours, aim, must, peer="redis"):
 
 
 def engines_of(binary):
-    """The engines that a build of ours has, the default first."""
-    return [name for name in ("rocksdb", "leveldb", "lmdb") if re.search(rf"\b{name}\b", run([binary, "serve", "--help"], LOAD_CPU).output)]
+    """The engines to choose between for cold gets, as far as a build has them, the default first."""
+    return [name for name in ("rocksdb", "lmdb") if re.search(rf"\b{name}\b", run([binary, "serve", "--help"], LOAD_CPU).output)]
 
 
 # MARK: Hot gets
@@ -105,10 +105,15 @@ def measure_cold(bench, rows):
         settle(server.pid)
     for row in rows:
         shape = shape_of(row.name.split()[1])
-        yield bench.compare(row, {
+        result = bench.compare(row, {
             name: bench.our_contender(server, "get", *shape, keys=keys, protocol="mwdb" if server is floor else "native",
                                       is_always_new=True)
             for name, server in servers.items()})
+        for engine in bench.engines[1:]:
+            first, other = f"native {bench.engines[0]}", f"native {engine}"
+            if not result.failure:
+                result.notes.append(f"{other} / {first}: CPU {result.ratio(other, first, 'server_cpu_us'):.2f}")
+        yield result
 
 
 # MARK: Puts

@@ -7,8 +7,7 @@ import socket
 import tempfile
 import time
 
-from processes import (
-    SERVER_CPU, Failure, await_text, cpu_seconds, libc, resident_kib, run, spawn, stop)
+from processes import SERVER_CPU, Failure, await_text, cpu_seconds, resident_kib, run, spawn, stop
 
 
 class Certificates:
@@ -152,7 +151,7 @@ class Floor(MWStorage):
 
 
 class Redis(Server):
-    """Redis with mutual TLS and an append-only file that is synced `always` or `everysec`."""
+    """Redis with mutual TLS and an append-only file that is synced `always` or `everysec`, and never rewritten meanwhile."""
 
     name = "redis"
 
@@ -165,8 +164,9 @@ class Redis(Server):
         files = self.certificates
         self.execute([
             "redis-server", "--port", 0, "--tls-port", self.port, "--bind", "127.0.0.1", "--dir", self.directory, "--save", "",
-            "--appendonly", "yes", "--appendfsync", self.fsync, "--maxclients", 12000, "--tls-cert-file", files.server,
-            "--tls-key-file", files.server_key, "--tls-ca-cert-file", files.trust, "--tls-auth-clients", "yes"])
+            "--appendonly", "yes", "--auto-aof-rewrite-percentage", 0, "--appendfsync", self.fsync, "--maxclients", 12000,
+            "--tls-cert-file", files.server, "--tls-key-file", files.server_key, "--tls-ca-cert-file", files.trust,
+            "--tls-auth-clients", "yes"])
         self.await_port()
         self.command("ping")
 
@@ -255,8 +255,3 @@ class Etcd(Server):
         self.await_port()
         run(["etcdctl", "--endpoints", address, "--cert", files.client, "--key", files.client_key, "--cacert", files.trust,
              "endpoint", "health"], self.cpus, env={"PATH": "/usr/bin:/bin", "ETCDCTL_API": "3"})
-
-
-def synchronize_disks():
-    """Writes back what earlier rows left in memory, so that it does not fall into the next."""
-    libc.sync()
