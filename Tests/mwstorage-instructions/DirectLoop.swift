@@ -8,14 +8,19 @@ import NIOEmbedded
 // Safety: used on one thread.
 final class DirectLoop: EventLoop, @unchecked Sendable {
     let embedded = EmbeddedEventLoop()
-    private var tasks: [() -> Void] = []
-    private var running: [() -> Void] = []
+    private var tasks: [Ready] = []
+    private var running: [Ready] = []
+
+    /// A function in an array by itself would be wrapped, in an allocation of its own.
+    private struct Ready {
+        let task: () -> Void
+    }
 
     var inEventLoop: Bool { true }
     var now: NIODeadline { .uptimeNanoseconds(1_000_000_000) }
 
-    func execute(_ task: @escaping @Sendable () -> Void) { self.tasks.append(task) }
-    func _executeIsolatedUnsafeUnchecked(_ task: @escaping () -> Void) { self.tasks.append(task) }
+    func execute(_ task: @escaping @Sendable () -> Void) { self.tasks.append(Ready(task: task)) }
+    func _executeIsolatedUnsafeUnchecked(_ task: @escaping () -> Void) { self.tasks.append(Ready(task: task)) }
 
     func submit<T>(_ task: @escaping @Sendable () throws -> T) -> EventLoopFuture<T> { self.embedded.submit(task) }
 
@@ -36,7 +41,7 @@ final class DirectLoop: EventLoop, @unchecked Sendable {
         while !self.tasks.isEmpty {
             swap(&self.tasks, &self.running)
             // By index: an iterator would hold the array, which could not be emptied in place.
-            for index in self.running.indices { self.running[index]() }
+            for index in self.running.indices { self.running[index].task() }
             self.running.removeAll(keepingCapacity: true)
         }
     }

@@ -26,6 +26,8 @@ TIMEOUT_SECONDS = 300
 ALLOCATOR_INSIDES = ("_mid_memalign", "_int_")
 # What stands in front of them, in the profile left out of who calls them.
 ALLOCATOR_FRONTS = {"swift_slowAlloc", "swift_slowAllocTyped", "swift_allocObject", "CRYPTO_malloc", "CRYPTO_zalloc", "CRYPTO_realloc"}
+# In bytes: callgrind counts each byte of a `rep movsb` as an instruction, and a large copy would outweigh everything else.
+NEVER = 1 << 30
 ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"}
 # Mangled: of Swift's library, and NIO's buffers; what calls these wanted the memory.
 SWIFT_FRONTS = ("$ss", "$sS", "$s7NIOCore10ByteBuffer", "$s7NIOCore19ByteBuffer")
@@ -113,11 +115,16 @@ class Profile:
         # Libraries come without the names of what they do not export.
         return f"{name} in {where}" if name.startswith("0x") else name
 
+    @staticmethod
+    def is_inside(caller):
+        # Without a name where libc's own symbols are not installed.
+        return caller.startswith(ALLOCATOR_INSIDES) or caller.endswith(" in libc.so.6")
+
     @property
     def allocations(self):
         return sum(
             count for (caller, callee), count in self.calls.items()
-            if callee in ALLOCATORS and caller not in ALLOCATORS and not caller.startswith(ALLOCATOR_INSIDES))
+            if callee in ALLOCATORS and caller not in ALLOCATORS and not self.is_inside(caller))
 
     def allocation_callers(self):
         """Allocations by the function that wanted them: what stands in between passes them on to its callers, by how often each called."""
@@ -129,7 +136,7 @@ class Profile:
         for _ in range(FRONTS_DEPTH):
             shared = collections.Counter()
             for name, amount in to_share.items():
-                callers = [(caller, count) for caller, count in callers_of[name] if not caller.startswith(ALLOCATOR_INSIDES)]
+                callers = [(caller, count) for caller, count in callers_of[name] if not self.is_inside(caller)]
                 total = sum(count for _, count in callers)
                 for caller, count in callers:
                     if caller in ALLOCATORS:
@@ -178,7 +185,10 @@ def count(binary, name, directory):
     requests = REQUESTS_OF.get(name, REQUESTS)
     path = os.path.join(directory, name + ".callgrind")
     # Nothing that differs from one shell to the next: the environment lies on the stack, and a locale costs.
-    variables = {"SWIFT_DETERMINISTIC_HASHING": "1", "PATH": os.environ["PATH"], "TMPDIR": directory, "LC_ALL": "C"}
+    variables = {
+        "SWIFT_DETERMINISTIC_HASHING": "1", "PATH": os.environ["PATH"], "TMPDIR": directory, "LC_ALL": "C",
+        "GLIBC_TUNABLES": f"glibc.cpu.x86_rep_movsb_threshold={NEVER}:glibc.cpu.x86_rep_stosb_threshold={NEVER}",
+    }
     command = [
         "valgrind", "--tool=callgrind", "--zero-before=*measuredPart*", "--dump-before=*countingEnded*", f"--callgrind-out-file={path}",
         binary, name, str(requests),
