@@ -78,7 +78,7 @@ def parse(arguments):
     parser.add_argument("--list", action="store_true", help="the groups and rows, and what they mean")
     parser.add_argument("--mwstorage", type=pathlib.Path, metavar="FILE", help="measure this build instead of building one")
     parser.add_argument("--directory", type=pathlib.Path, metavar="DIR", help="where data goes (default: TMPDIR); a disk, not memory")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (0.3 if options.quick else 1.0)
     if options.rounds < 1 or options.seconds <= 0:
@@ -120,10 +120,12 @@ def measure(options, work):
     say(f"{options.rounds} rounds of {options.seconds:g} s each\n")
     results, begin = [], time.monotonic()
     for group, rows in chosen:
+        group_begin = time.monotonic()
         for result in bench.run(group, rows):
             results.append(result)
             say(report.text_of(result) + "\n")
             sys.stdout.flush()
+        note(f"bench: {group.name}: {time.monotonic() - group_begin:.0f} s")
     if any(row.budgets for _, rows in chosen for row in rows):
         say(report.summary(results))
     note(f"bench: {time.monotonic() - begin:.0f} s")

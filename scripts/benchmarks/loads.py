@@ -27,6 +27,13 @@ def benchmark_options(binary):
     return run([binary, "benchmark", "--help"], LOAD_CPU).output
 
 
+def checked(result):
+    """A load's result; a failure if not every reply was right."""
+    if result["failures"] or result["wrong"]:
+        raise Failure(f"{result['failures']} requests failed, {result['wrong']} had wrong replies")
+    return result
+
+
 class OurLoad:
     """`mwstorage benchmark KIND` against one of our servers, or the floor."""
 
@@ -68,10 +75,10 @@ class OurLoad:
     def parsed(finished):
         said = json.loads(finished.output.strip().splitlines()[-1])
         each = said.get("generator_cpu_us_per_request", said.get("client_cpu_us_per_request", 0))
-        return {
+        return checked({
             "requests": said["requests"], "seconds": said["seconds"], "p50_us": said["p50_us"], "p99_us": said["p99_us"],
             "p999_us": said["p999_us"], "failures": said["failures"], "wrong": said.get("wrong", 0), "generator_cpu_us": each,
-            "generator_cpu_share": said.get("generator_cpu_share", each * said["requests_per_second"] / 1e6)}
+            "generator_cpu_share": said.get("generator_cpu_share", each * said["requests_per_second"] / 1e6)})
 
 
 class RedisLoad:
@@ -90,7 +97,7 @@ class RedisLoad:
         finished = run(["redis-benchmark", *self.server.client_arguments, "-n", requests, *self.arguments], LOAD_CPU)
         result = self.parsed(finished.output, requests, finished)
         result["failures"] = self.server.counter(*self.counters) - before
-        return result
+        return checked(result)
 
     @staticmethod
     def parsed(text, requests, finished):
@@ -123,7 +130,7 @@ class EtcdLoad:
             "--value-bytes", value_bytes, "--keys", keys]
 
     def run(self, requests):
-        return json.loads(run([*self.arguments, "--requests", requests], LOAD_CPU).output)
+        return checked(json.loads(run([*self.arguments, "--requests", requests], LOAD_CPU).output))
 
 
 class HandshakeLoad:

@@ -194,13 +194,13 @@ FILL_BATCH = 64
 
 
 def measure_growth(bench, rows):
-    measures = {"keys": growth_of_keys, "connection": growth_of_connections, "watcher": growth_of_watchers}
+    measures = {"keys": growth_of_keys, "connections": growth_of_connections, "watchers": growth_of_watchers}
     for row in rows:
         _, count, what = row.name.split()
         number = int(count.replace("k", "000").replace("m", "000000"))
+        measure = measures[what if what.endswith("s") else what + "s"]
         with bench.substack() as stack:
-            yield bench.attempt(row, lambda: Result(row, {"native": [measures[what.rstrip("s") if what != "keys" else what](
-                bench, stack, number)]}))
+            yield bench.attempt(row, lambda: Result(row, {"native": [measure(bench, stack, number)]}))
 
 
 def disk_kib(path):
