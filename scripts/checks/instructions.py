@@ -257,8 +257,12 @@ def main():
             figures = dict(zip(chosen, pool.map(lambda name: count(arguments.binary, name, directory), chosen)))
 
     differing = [name for name in here if here[name] != committed["taken_with"].get(name)]
-    judges_instructions = not differing
-    judges_allocations = "swift" not in differing
+
+    def judged(name):
+        """Which of a sequence's figures mean something here: (instructions, allocations). Only who encrypts depends on OpenSSL."""
+        matters = [part for part in differing if part != "openssl" or "tls" in name]
+        return not matters, not {"swift", "openssl"}.intersection(matters)
+
     failed = False
     print(f"{'a request of':<18} {'instructions':>12} {'committed':>12} {'change':>8}  {'allocations':>11} {'committed':>9}")
     for name in chosen:
@@ -267,7 +271,7 @@ def main():
             failed = failed or not arguments.update
             print(f"{name:<18} {now['instructions']:>12,} {'none':>12} {'':>8}  {now['allocations']:>11.2f} {'none':>9}  commit its figure")
             continue
-        is_bad, text = judge(was, now, judges_instructions, judges_allocations)
+        is_bad, text = judge(was, now, *judged(name))
         failed = failed or is_bad
         change = 100.0 * (now["instructions"] / was["instructions"] - 1)
         print(
@@ -295,8 +299,11 @@ def main():
         print("instructions: NOT ALL IS JUDGED HERE: the committed figures were taken with", file=sys.stderr)
         for name in differing:
             print(f"instructions:   {name} {committed['taken_with'].get(name)}, and this is {here[name]}", file=sys.stderr)
-        judged = "allocations are judged, instructions are only shown" if judges_allocations else "all is only shown"
-        print(f"instructions: {judged}; where CI runs now, take them anew: scripts/checks/instructions --update", file=sys.stderr)
+        for title, index in (("instructions", 0), ("allocations", 1)):
+            unjudged = [name for name in chosen if not judged(name)[index]]
+            if unjudged:
+                print(f"instructions: only shown are the {title} of {' '.join(unjudged)}", file=sys.stderr)
+        print("instructions: where CI runs now, take them anew: scripts/checks/instructions --update", file=sys.stderr)
     if failed:
         print(
             "instructions: a request costs more than it did; to fix it: see where, with --keep DIRECTORY and callgrind_annotate, or, if"
