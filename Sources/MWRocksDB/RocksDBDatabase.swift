@@ -9,6 +9,7 @@ final class RocksDBDatabase: @unchecked Sendable {
     // the open snapshots are guarded by the mutex.
     let pointer: OpaquePointer
     let readOptions: OpaquePointer
+    let cacheFillingReadOptions: OpaquePointer
     let writeOptions: OpaquePointer
     let syncedWriteOptions: OpaquePointer
     private let options: OpaquePointer
@@ -34,7 +35,8 @@ final class RocksDBDatabase: @unchecked Sendable {
         }
         unsafe self.options = options
         self.directory = directory
-        unsafe readOptions = RocksDBDatabase.makeReadOptions()
+        unsafe readOptions = RocksDBDatabase.makeReadOptions(fillsCache: false)
+        unsafe cacheFillingReadOptions = RocksDBDatabase.makeReadOptions()
         unsafe writeOptions = rocksdb_writeoptions_create()
         unsafe syncedWriteOptions = rocksdb_writeoptions_create()
         unsafe rocksdb_writeoptions_set_sync(syncedWriteOptions, 1)
@@ -56,7 +58,8 @@ final class RocksDBDatabase: @unchecked Sendable {
         }
         unsafe self.options = options
         self.directory = directory
-        unsafe readOptions = RocksDBDatabase.makeReadOptions()
+        unsafe readOptions = RocksDBDatabase.makeReadOptions(fillsCache: false)
+        unsafe cacheFillingReadOptions = RocksDBDatabase.makeReadOptions()
         unsafe writeOptions = rocksdb_writeoptions_create()
         unsafe syncedWriteOptions = rocksdb_writeoptions_create()
     }
@@ -64,6 +67,7 @@ final class RocksDBDatabase: @unchecked Sendable {
     deinit {
         close()
         unsafe rocksdb_readoptions_destroy(readOptions)
+        unsafe rocksdb_readoptions_destroy(cacheFillingReadOptions)
         unsafe rocksdb_writeoptions_destroy(writeOptions)
         unsafe rocksdb_writeoptions_destroy(syncedWriteOptions)
         unsafe rocksdb_options_destroy(options)

@@ -66,7 +66,7 @@ public struct StorageEngineFactory: Sendable {
 
 /// What every engine can be tuned by.
 package struct EngineOptions: Sendable {
-    /// Memory for blocks read from disk. A quarter of a small server's memory; the hot set should fit.
+    /// Memory for what an engine keeps of its files: indexes, filters, and blocks that are read often. A quarter of a small server's.
     package var cacheBytes = 256 << 20
     /// Memory for values as they were last put or read, in front of the engine and its blocks; 0 is none.
     package var hotValueBytes = 64 << 20
