@@ -142,8 +142,8 @@ def main():
     options = parse(sys.argv[1:])
     if options.list:
         return list_rows()
-    if not options.mwstorage:
-        raise Failure("--mwstorage FILE is missing; scripts/bench builds one")
+    if not options.mwstorage or not os.access(options.mwstorage, os.X_OK):
+        raise Failure(f"--mwstorage: there is no program {options.mwstorage or ''}; without it, scripts/bench builds one")
     signal.signal(signal.SIGTERM, interrupted)
     signal.signal(signal.SIGHUP, interrupted)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

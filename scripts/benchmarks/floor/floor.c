@@ -256,8 +256,9 @@ struct connection {
     int descriptor;
     bool is_secure, is_upgraded, is_blocked;
     SSL *ssl;
-    /* Bytes of a message that is not whole yet; TLS records that the socket did not take. */
+    /* Bytes of a message that is not whole yet; TLS records that the socket did not take, and how many of their bytes it took since. */
     struct buffer in, unsent;
+    size_t sent;
 };
 
 static int poller;
@@ -281,21 +282,24 @@ static void await(struct connection *connection, bool writable) {
     connection->is_blocked = writable;
 }
 
-/* Sends the records of this turn; false if the connection is gone. */
+/* Sends the records of this turn, behind what is still unsent; false if the connection is gone. */
 static bool flush(struct connection *connection) {
-    struct buffer *from = connection->unsent.count ? &connection->unsent : &records;
-    if (from == &connection->unsent && records.count) append(from, records.bytes, records.count);
-    ssize_t sent = from->count ? send(connection->descriptor, from->bytes, from->count, MSG_NOSIGNAL) : 0;
+    struct buffer *unsent = &connection->unsent, *from = unsent->count ? unsent : &records;
+    if (from == unsent) append(unsent, records.bytes, records.count);
+    size_t at = from == unsent ? connection->sent : 0;
+    ssize_t sent = from->count > at ? send(connection->descriptor, from->bytes + at, from->count - at, MSG_NOSIGNAL) : 0;
     if (sent < 0 && errno != EAGAIN) return false;
-    if (sent < 0) sent = 0;
-    size_t rest = from->count - sent;
-    if (rest && from == &records) append(&connection->unsent, records.bytes + sent, rest);
-    if (from == &connection->unsent) {
-        memmove(from->bytes, from->bytes + sent, rest);
-        from->count = rest;
+    at += sent > 0 ? sent : 0;
+    size_t rest = from->count - at;
+    if (!rest) {
+        if (unsent->capacity) drop(unsent);
+        at = 0;
+    } else if (from == &records) {
+        append(unsent, records.bytes + at, rest);
+        at = 0;
     }
+    connection->sent = at;
     records.count = 0;
-    if (!rest && connection->unsent.capacity) drop(&connection->unsent);
     if ((rest > 0) != connection->is_blocked) await(connection, rest > 0);
     return true;
 }
