@@ -45,11 +45,10 @@ def selected(words, groups, with_growth):
         return [(group, group.rows if with_growth else default_rows(group)) for group in groups if group.is_default]
     chosen, unknown = [], []
     for word in words:
-        matched = [(group, default_rows(group) if word == group.name else [row for row in group.rows if row.name.startswith(word)])
-                   for group in groups]
-        matched = [(group, rows) for group, rows in matched if rows]
-        if any(group.name == word for group, _ in matched):
-            matched = [(group, rows) for group, rows in matched if group.name == word]
+        matched = next(filter(None, (
+            [(group, default_rows(group)) for group in groups if group.name == word],
+            [(group, [row]) for group in groups for row in group.rows if row.name == word],
+            [(group, [row]) for group in groups for row in group.rows if row.name.startswith(word)])), [])
         if not matched:
             unknown.append(word)
         chosen += matched

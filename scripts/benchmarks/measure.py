@@ -8,7 +8,11 @@ from processes import Failure, settle, synchronize_disks
 
 # A load is tried with more and more requests until it takes this share of the time that a round is to take.
 TRIAL_SHARE = 0.3
+# Opening the connections is measured so often, and is to be at most this share of the processor time of a round, which is made longer for
+# that, up to so many times.
 OPENING_TRIES = 2
+OPENING_SHARE = 0.1
+LONGEST_ROUND = 4
 # The numbers of a load's sample, in the order of the output.
 METRICS = (
     "per_second", "p50_us", "p99_us", "p999_us", "server_cpu_us", "per_cpu_second", "generator_cpu_us", "generator_cpu_share", "memory_kib")
@@ -121,12 +125,14 @@ class Contender:
             self.opening_seconds = min(result["seconds"] for result, _ in tries)
         requests = max(self.load.connections * self.load.in_flight * 5, 20)
         while True:
-            result, _ = self.once(requests)
+            result, cpu = self.once(requests)
             rate = self.rate(result)
             if result["requests"] / rate >= seconds * TRIAL_SHARE:
                 break
             requests = int(min(max(rate * seconds * 0.6, requests * 2), requests * 20))
-        self.requests = max(int(rate * seconds), self.opening_requests * 4, 1)
+        # So many that it does not matter how well the opening was measured, unless that takes too long.
+        enough = self.opening_cpu_seconds / OPENING_SHARE / self.each(cpu, self.opening_cpu_seconds, result["requests"])
+        self.requests = max(int(rate * seconds), int(min(enough, rate * seconds * LONGEST_ROUND)), self.opening_requests * 4, 1)
 
     def rate(self, result):
         """Requests a second, the opening of connections not counted."""
