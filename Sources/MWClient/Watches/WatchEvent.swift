@@ -94,7 +94,7 @@ public struct WatchOptions: Hashable, Sendable {
     public var onGap = GapPolicy.fail
     /// Bytes of events that wait for whoever reads them. Above it the server is asked to end the watch, and to begin it again behind the last
     /// event once all that wait were read: other calls do not wait for a slow reader, and it misses nothing while the history reaches back.
-    /// Default 8 MiB.
+    /// Default 8 MiB. Less than 1 KiB is taken as that: a watch says that it has begun with events of its own, and must not stop for them.
     public var maximumBufferedBytes = 8 * 1024 * 1024
     /// Bytes of a state that wait for whoever reads them: a state cannot be asked for in parts, so that above it the watch ends with
     /// `limitExceeded`. Default 256 MiB.
@@ -102,6 +102,9 @@ public struct WatchOptions: Hashable, Sendable {
     /// Bytes of the changes of one revision, which is reported whole: above it the watch ends with `limitExceeded`. The server makes no
     /// revision larger than its message limit, 16 MiB by default. Default 64 MiB.
     public var maximumRevisionBytes = 64 * 1024 * 1024
+
+    /// What ``maximumBufferedBytes`` is at least.
+    static let leastBufferedBytes = 8 * WatchEvent.bytesPerElement
 
     /// The defaults.
     public init() {}

@@ -277,7 +277,7 @@ struct WatchStateMachine: ~Copyable {
     /// - Returns: true: have the server end the watch, and call ``drained()`` when nothing waits any more; nil: it is over.
     mutating func buffered(_ bytes: Int) -> Result<Bool, ClientError> {
         switch self.phase {
-        case .following where bytes > self.configuration.options.maximumBufferedBytes:
+        case .following where bytes > max(WatchOptions.leastBufferedBytes, self.configuration.options.maximumBufferedBytes):
             self.partial = nil
             self.phase = .paused
             return .success(true)

@@ -263,6 +263,19 @@ import Testing
         equal(machine.request()?.after, 1)
     }
 
+    /// Method: marks alone are over the limit that was asked for. Asked for again, they would come again, for ever.
+    @Test func aWatchDoesNotPauseForItsOwnMarks() {
+        var random = SeededRandom(seed: 1)
+        var store = SimulatedStore()
+        var options = WatchOptions()
+        options.maximumBufferedBytes = 1
+        var machine = WatchStateMachine(.init(ranges: [.all], start: .now, options: options))
+        store.received(machine.request() ?? NativeWatch())
+        _ = machine.received(store.sent.removeFirst(), using: &random)
+        equal(machine.buffered(4 * WatchEvent.bytesPerElement), .success(false))
+        equal(machine.buffered(WatchOptions.leastBufferedBytes + 1), .success(true))
+    }
+
     @Test func rangesAreMergedAndEmptyOnesRefused() throws {
         func range(_ lower: UInt8, _ upper: UInt8?) -> KeyRange { KeyRange(from: [lower], to: upper.map { [$0] }) }
         #expect(KeyRange.merged([range(5, 7), range(1, 3), range(3, 4), range(6, 9), range(2, 2)]) == [range(1, 4), range(5, 9)])
