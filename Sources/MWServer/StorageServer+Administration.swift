@@ -211,7 +211,13 @@ extension StorageServer: AdministrationService {
             NativeLimit("maximumMessageBytes", Int64(limits.maximumMessageBytes), "bytes"),
             NativeLimit("maximumWatchesPerConnection", Int64(limits.maximumWatchesPerConnection), "watches of one connection"),
             NativeLimit("maximumRangesPerWatch", Int64(limits.maximumRangesPerWatch), "ranges of one watch"),
+            NativeLimit(
+                "maximumWatchBoundBytesPerConnection", Int64(limits.maximumWatchBoundBytesPerConnection), "bytes of one connection"),
             NativeLimit("maximumWatchBacklogBytes", Int64(limits.maximumWatchBacklogBytes), "bytes of one connection"),
+            NativeLimit("maximumSnapshotsPerConnection", Int64(limits.maximumSnapshotsPerConnection), "snapshots of one connection"),
+            NativeLimit("maximumTransactionOperations", Int64(limits.maximumTransactionOperations), "operations of one transaction"),
+            NativeLimit("maximumScanEntries", Int64(limits.maximumScanEntries), "entries of one page"),
+            NativeLimit("maximumScanBytes", Int64(limits.maximumScanBytes), "bytes of one page"),
             NativeLimit("maximumKeysPerRequest", Int64(limits.maximumKeysPerRequest), "keys"),
             NativeLimit("maximumHandshakesPerSecond", Int64(limits.maximumHandshakesPerSecond), "handshakes"),
             NativeLimit("maximumHandshakeBurst", Int64(limits.maximumHandshakeBurst), "handshakes"),
@@ -221,9 +227,25 @@ extension StorageServer: AdministrationService {
             milliseconds("openingTimeout", limits.openingTimeout), milliseconds("pingInterval", limits.pingInterval),
             milliseconds("pongTimeout", limits.pongTimeout), milliseconds("closingTimeout", limits.closingTimeout),
             milliseconds("unsentTimeout", limits.unsentTimeout),
+            milliseconds("watchProgressInterval", limits.watchProgressInterval),
+            milliseconds("watchStateTimeout", limits.watchStateTimeout), milliseconds("snapshotLifetime", limits.snapshotLifetime),
         ]
         if let lifetime = limits.connectionLifetime { list.append(milliseconds("connectionLifetime", lifetime)) }
-        return list
+        return list + Self.limits(storage.limits, storage.usage)
+    }
+
+    /// What the store keeps for its clients.
+    private static func limits(_ limits: StorageLimits, _ usage: StorageUsage) -> [NativeLimit] {
+        [
+            NativeLimit("maximumSessions", Int64(limits.maximumSessions), "sessions", used: Int64(usage.sessions)),
+            NativeLimit("maximumSessionsPerPrincipal", Int64(limits.maximumSessionsPerPrincipal), "sessions of one principal"),
+            NativeLimit("maximumOutcomesPerSession", Int64(limits.maximumOutcomesPerSession), "outcomes of one session"),
+            NativeLimit("maximumLeases", Int64(limits.maximumLeases), "leases", used: Int64(usage.leases)),
+            NativeLimit("maximumLeasesPerPrincipal", Int64(limits.maximumLeasesPerPrincipal), "leases of one principal"),
+            NativeLimit("maximumKeysPerLease", Int64(limits.maximumKeysPerLease), "keys of one lease"),
+            NativeLimit("maximumHistoryRevisions", Int64(limits.maximumHistoryRevisions), "revisions", used: Int64(usage.historyRevisions)),
+            NativeLimit("maximumHistoryBytes", Int64(limits.maximumHistoryBytes), "bytes", used: Int64(usage.historyBytes)),
+        ]
     }
 }
 
