@@ -131,11 +131,38 @@ final class NativeConversation: Conversation {
         case .reply: return [frame.id == watchID ? .ready : .written]
         case .failure: throw try NativeFailure(frame.fields)
         case .event where frame.kind == NativeEventKind.changes.rawValue:
-            // As a client would: every key and value in hand.
-            return try NativeChanges(frame.fields).changes.map { _ in .notified }
+            return try notifications(in: frame.fields)
         case .event, .request: return []
         }
     }
+
+    /// Every key and value in hand, and no more made of them than of Redis's: on one processor for all watchers, what reading costs is in the
+    /// time of the last.
+    private static func notifications(in fields: NativeFields) throws -> [Heard] {
+        var heard: [Heard] = []
+        unsafe try fields.forEach { (tag, change) throws(ProtocolError) in
+            guard tag == changeTag else { return try tag.checkSkippable() }
+            var key: UnsafeRawBufferPointer?
+            var value: UnsafeRawBufferPointer?
+            unsafe try NativeFields.forEach(in: change) { (tag, bytes) throws(ProtocolError) in
+                switch tag {
+                case keyTag: unsafe key = bytes
+                case valueTag: unsafe value = bytes
+                default: try tag.checkSkippable()
+                }
+            }
+            guard unsafe key != nil, unsafe value != nil else {
+                throw ProtocolError(.malformedField, "change", expected: "a key and a value")
+            }
+            heard.append(.notified)
+        }
+        return heard
+    }
+
+    // As in the fields of `NativeChanges` and `NativeChange`.
+    private static let changeTag: NativeTag = 2
+    private static let keyTag: NativeTag = 1
+    private static let valueTag: NativeTag = 2
 
     private func open() throws -> Bool {
         guard let end = head.readableBytesView.firstRange(of: Array("\r\n\r\n".utf8)) else { return false }
