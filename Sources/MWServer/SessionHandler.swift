@@ -259,6 +259,23 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.machine.writeMessage(opcode, payload, to: &self.outbound)
     }
 
+    /// Appends whole frames. They leave with everything else of this burst.
+    package func send(frames: ByteBuffer) {
+        guard self.machine.state == .open, !self.hasEnded else { return }
+        self.prepareOutbound()
+        self.outbound.writeImmutableBuffer(frames)
+    }
+
+    /// Sends whole frames after everything written so far, and hands all of it to the network: by the end of the call nobody holds `frames`
+    /// any more, unless this is inside a read burst. Messages may be taken, and ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
+    package func sendNow(frames: ByteBuffer) {
+        guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
+        self.writeOutbound(context)
+        self.write(frames, context)
+        context.flush()
+        self.unflushedBytes = 0
+    }
+
     /// Sends whole frames that others are sent too, after everything written so far: the bytes are shared, not copied.
     package func sendShared(frames: ByteBuffer) {
         guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
@@ -300,7 +317,10 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// ``SessionDelegate/mayGoOn(in:)``.
     package var mayAnswer: Bool { self.isOpen && !self.hasEnded && !self.holds.contains(.unsentBytes) }
 
-    /// Bytes that the network has not taken yet.
+    /// Bytes that were written so far, wherever they are now.
+    package var sentBytes: Int { self.writtenBytes + self.outbound.readableBytes }
+
+    /// Bytes that the network has not taken yet. Asks the channel, which costs as much as a small message.
     package var unsentBytes: Int { self.bufferedBytes + self.unflushedBytes + self.outbound.readableBytes }
 
     /// Those of them that were handed to it.

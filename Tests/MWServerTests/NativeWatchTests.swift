@@ -283,6 +283,46 @@ import Testing
         #expect(try peer.said() == ["1 @2 k=2 after 1"])
     }
 
+    @Test func `Many watchers are told in turns; what comes meanwhile is told behind it, and who asks for progress need not wait`() throws {
+        let harness = try WatchHarness(bytesPerTurn: 1)
+        let peers = try (0..<4).map { _ in try harness.connect() }
+        // Ids of their own: each is told under its own.
+        for (number, peer) in peers.enumerated() { try peer.send(NativeWatch(Self.all), id: Int32(number + 1)) }
+        for peer in peers { _ = try peer.said() }
+        let sent = harness.sessions.loop.counters.watchEventsSent
+        try harness.submit([("k", "1")])
+        harness.commit()
+        harness.watches.deliverInTurn()
+        try harness.submit([("k", "2")])
+        harness.commit()
+        harness.watches.deliverInTurn()
+        // The second waits until all know of the first.
+        #expect(harness.sessions.loop.counters.watchEventsSent == sent + 1)
+        #expect(harness.watches.frontier == 0)
+        try peers[3].send(NativeProgressRequest(of: 4), id: 9)
+        harness.run()
+        #expect(try peers[0].said() == ["1 @1 k=1", "1 @2 k=2 after 1"])
+        #expect(try peers[1].said() == ["2 @1 k=1", "2 @2 k=2 after 1"])
+        #expect(try peers[2].said() == ["3 @1 k=1", "3 @2 k=2 after 1"])
+        #expect(try peers[3].said() == ["4 @1 k=1", "4 @2 k=2 after 1", "9 progress 2"])
+        #expect(harness.watches.frontier == 2)
+    }
+
+    @Test func `Watchers that come back together share a page of history, each under its id and from where it was`() throws {
+        let harness = try WatchHarness()
+        for number in 1...5 { try harness.put(("k", "\(number)"), ("other", "\(number)")) }
+        let peers = try (0..<4).map { _ in try harness.connect() }
+        for (number, peer) in peers.enumerated() {
+            let range = number == 3 ? NativeRange("other") : NativeRange("k", "l")
+            try peer.send(NativeWatch(range, after: number == 2 ? 4 : 3, of: harness.storage), id: Int32(number + 1))
+        }
+        harness.run()
+        #expect(try peers[0].said() == ["1 watching behind 3", "1 @4 k=4 after 3", "1 @5 k=5 after 4", "1 synced @5"])
+        #expect(try peers[1].said() == ["2 watching behind 3", "2 @4 k=4 after 3", "2 @5 k=5 after 4", "2 synced @5"])
+        #expect(try peers[2].said() == ["3 watching behind 4", "3 @5 k=5 after 4", "3 synced @5"])
+        #expect(try peers[3].said() == ["4 watching behind 3", "4 @4 other=4 after 3", "4 @5 other=5 after 4", "4 synced @5"])
+    }
+
     // MARK: Rights
 
     private static func principal(_ rights: AccessRights, _ prefixes: String...) throws -> Principal {

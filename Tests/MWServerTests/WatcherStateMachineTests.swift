@@ -27,8 +27,16 @@ import Testing
         }
         func sourceLost() -> WatcherStateMachine.LossAction { self.machine.sourceLost() }
         func resynced(at revision: UInt64) { self.machine.resynced(at: revision) }
-        func changesCommitted(at revision: UInt64, isBackedUp: Bool) -> WatcherStateMachine.Delivery {
-            self.machine.changesCommitted(at: revision, isBackedUp: isBackedUp)
+        func changesCommitted(at revisions: ClosedRange<UInt64>, isBackedUp: Bool) -> WatcherStateMachine.Delivery {
+            self.machine.changesCommitted(at: revisions, isBackedUp: isBackedUp, now: WatcherStateMachineTests.start)
+        }
+        /// One revision: whether all of it is sent.
+        func changesCommitted(at revision: UInt64, isBackedUp: Bool) -> Told {
+            switch self.changesCommitted(at: revision...revision, isBackedUp: isBackedUp) {
+            case .send(let told): told < revision ? .send : .skip
+            case .skip: .skip
+            case .lag: .lag
+            }
         }
         func gapFound(after frontier: UInt64) -> Bool { self.machine.gapFound(after: frontier) }
         func progressRequested(_ id: RequestID, upTo revision: UInt64) { self.machine.progressRequested(id, upTo: revision) }
@@ -39,6 +47,8 @@ import Testing
         func takeProgressRequests() -> [RequestID] { self.machine.takeProgressRequests() }
         func end() -> [RequestID] { self.machine.end() }
     }
+
+    private enum Told { case send, skip, lag }
 
     private func machine(_ start: WatcherStateMachine.Start, isWithState: Bool = false) -> Subject {
         Subject(start, isWithState: isWithState)
@@ -55,6 +65,17 @@ import Testing
         #expect(machine.changesCommitted(at: 8, isBackedUp: false) == .skip)
         #expect(machine.changesCommitted(at: 10, isBackedUp: false) == .send)
         #expect(machine.told(10) == 10)
+    }
+
+    @Test func `Of several revisions at once it is sent those that it was not told`() {
+        let machine = self.machine(.now(7))
+        _ = machine.next(frontier: 5)
+        #expect(machine.changesCommitted(at: 5...7, isBackedUp: false) == .skip)
+        #expect(machine.changesCommitted(at: 6...9, isBackedUp: false) == .send(behind: 7))
+        #expect(machine.changesCommitted(at: 10...12, isBackedUp: false) == .send(behind: 9))
+        #expect(machine.told(12) == 12)
+        #expect(machine.changesCommitted(at: 14...15, isBackedUp: true) == .lag)
+        #expect(machine.next(frontier: 15) == .readHistory(after: 13))
     }
 
     @Test func `After a revision: history until the present, synced, live; what was read is not told again`() {

@@ -197,7 +197,11 @@ private final class ServerLife: @unchecked Sendable {
         // The administrator's.
         self.submitter = storage.makeSubmitter { _ in }
         reference.life = self
-        let watches = WatchLoop(on: self.loop, storage: storage, hub: self.hub) { [unowned self] in self.wake() }
+        // Sometimes every watcher has a turn of its own.
+        let bytesPerTurn = self.clock.chance(50) ? 1 : WatchLoop.defaultBytesPerTurn
+        let watches = WatchLoop(on: self.loop, storage: storage, hub: self.hub, bytesPerTurn: bytesPerTurn) { [unowned self] in
+            self.wake()
+        }
         let inner = StorageLoop(on: self.loop, storage: storage, submitter: submitter, watches: watches)
         self.watches = watches
         let factory = TurnHook(inner) { [unowned self] in self.turnEnded() }

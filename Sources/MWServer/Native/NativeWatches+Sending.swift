@@ -12,26 +12,65 @@ extension NativeWatches {
     /// Unless their runs are smaller than this on average: each that is shared is a write of its own. 1 KiB: copying it costs less than that.
     private static let leastSharedRunBytes = 1 << 10
 
+    /// Whether its changes are not copied at all.
+    static func isShared(_ event: ChangesEvent) -> Bool {
+        event.byteCount >= Self.sharedBytes && event.byteCount / event.runs.count >= Self.leastSharedRunBytes
+    }
+
     /// Whether what happens waits until the network has taken what it has.
     func isBackedUp(_ connection: Connection) -> Bool {
         let session = connection.session
-        return !session.mayAnswer || session.unsentBytes > session.loop.limits.maximumWatchBacklogBytes
+        guard session.mayAnswer else { return true }
+        let limit = session.loop.limits.maximumWatchBacklogBytes
+        // What the network has not taken is known to be little until as much was sent since: asking it costs more than most events. Half, for
+        // what encryption adds.
+        let sent = session.sentBytes
+        guard self.unsent.bytes + (sent - self.unsent.after) > limit / 2 else { return false }
+        self.unsent = (session.unsentBytes, sent)
+        return self.unsent.bytes > limit
     }
 
     // MARK: As it happens
 
-    /// A commit changed something that `watcher` watches.
+    /// Commits changed something that `watcher` watches.
+    ///
+    /// - Parameter isLast: This turn has nothing more for the watches of its topic.
+    func deliver(_ messages: inout ChangesMessages, to watcher: Watcher, isLast: Bool) {
+        guard let connection = self.connection, let revisions = messages.revisions else { return }
+        let session = connection.session
+        switch watcher.machine.changesCommitted(at: revisions, isBackedUp: self.isBackedUp(connection), now: session.loop.now) {
+        case .skip: break
+        case .lag: self.lag(watcher, session)
+        case .send(let told):
+            messages.address(to: watcher.id)
+            guard told < revisions.lowerBound else {
+                let rest = messages.behind(told)
+                session.send(frames: rest.bytes)
+                session.loop.counters.watchEventsSent &+= UInt64(rest.count)
+                return
+            }
+            session.loop.counters.watchEventsSent &+= UInt64(messages.count)
+            // Nothing follows: the first watcher need not wait until all have theirs.
+            if isLast, self.count == 1 { session.sendNow(frames: messages.bytes) } else { session.send(frames: messages.bytes) }
+        }
+    }
+
+    /// The same for changes of one revision that are better not copied, or that fit into no message.
     ///
     /// - Parameter events: nil where it fits into no message.
     func deliver(_ revision: UInt64, _ events: [ChangesEvent]?, in bytes: ByteBuffer, to watcher: Watcher) {
         guard let connection = self.connection else { return }
-        switch watcher.machine.changesCommitted(at: revision, isBackedUp: self.isBackedUp(connection)) {
+        let isBackedUp = self.isBackedUp(connection)
+        switch watcher.machine.changesCommitted(at: revision...revision, isBackedUp: isBackedUp, now: connection.session.loop.now) {
         case .skip: break
         case .send: self.send(events, in: bytes, to: watcher, connection)
-        case .lag:
-            connection.session.loop.counters.watchesLagged &+= 1
-            self.enqueue(watcher)
+        case .lag: self.lag(watcher, connection.session)
         }
+    }
+
+    private func lag(_ watcher: Watcher, _ session: SessionHandler) {
+        session.loop.counters.watchesLagged &+= 1
+        self.enqueue(watcher)
     }
 
     private func send(_ events: [ChangesEvent]?, in bytes: ByteBuffer, to watcher: Watcher, _ connection: Connection) {
@@ -43,7 +82,7 @@ extension NativeWatches {
 
     private static func send(_ event: ChangesEvent, in bytes: ByteBuffer, to id: RequestID, _ session: SessionHandler) {
         let slices = event.runs.compactMap { bytes.getSlice(at: $0.lowerBound, length: $0.count) }
-        if event.byteCount >= Self.sharedBytes, event.byteCount / event.runs.count >= Self.leastSharedRunBytes {
+        if Self.isShared(event) {
             session.sendShared(.binary, headBytes: event.frameBytes - event.byteCount, then: slices) { event.writeHead(id, to: &$0) }
         } else {
             session.send(.binary, expectedBytes: event.frameBytes) { buffer in
@@ -148,31 +187,40 @@ extension NativeWatches {
     private func readHistory(
         _ after: UInt64, _ watcher: Watcher, _ connection: Connection, _ loop: WatchLoop
     ) throws(StorageError) {
-        let page = try loop.storage.history(after: Revision(after), limitBytes: WatchLoop.pageBytes)
-        let topic = watcher.topic.topic
-        let maximumBytes = loop.loop.limits.maximumMessageBytes
-        var encoded = EncodedChanges()
-        var failure: StorageError?
-        page.forEachRevision { revision, changes in
-            guard failure == nil else { return }
-            var runs = ChangeRuns(revision: revision.number)
-            do throws(StorageError) {
-                try changes.forEachChange { change in
-                    guard unsafe topic.ranges.contains(change.key) else { return }
-                    runs.append(encoded.append(change, isWithoutValue: topic.isWithoutValues))
-                }
-            } catch {
-                failure = error
-                return
-            }
-            guard runs.byteCount > 0, watcher.machine.revisionToldFromHistory(revision.number) else { return }
-            self.send(
-                ChangesEvent.events(of: runs, in: encoded.bytes, maximumBytes: maximumBytes), in: encoded.bytes, to: watcher, connection)
-            encoded.removeAll()
+        let page = try loop.history(after: Revision(after))
+        var isSent = false
+        try loop.withMessages(of: page, for: watcher.topic) { messages in
+            messages?.address(to: watcher.id)
+            guard let messages else { return }
+            isSent = true
+            guard messages.count > 0 else { return }
+            connection.session.sendNow(frames: messages.bytes)
+            connection.session.loop.counters.watchEventsSent &+= UInt64(messages.count)
+            watcher.machine.sent(at: connection.session.loop.now)
         }
-        if let failure { throw failure }
+        if !isSent { try self.sendEach(of: page, watcher, connection, loop) }
         watcher.machine.historyRead(
             upTo: page.lastRevision.number, isEnd: page.lastRevision == page.storeRevision, frontier: loop.frontier)
+    }
+
+    /// Up to a change that fits into no message: with that the watch ends.
+    private func sendEach(of page: HistoryPage, _ watcher: Watcher, _ connection: Connection, _ loop: WatchLoop) throws(StorageError) {
+        let maximumBytes = loop.loop.limits.maximumMessageBytes
+        var failure: StorageError?
+        page.forEachRevision { revision, changes in
+            guard failure == nil, !watcher.hasEnded else { return }
+            do throws(StorageError) {
+                var encoded = EncodedChanges()
+                let runs = try changes.runs(for: watcher.topic.topic, revision, encodedTo: &encoded)
+                guard runs.byteCount > 0, watcher.machine.revisionToldFromHistory(revision.number) else { return }
+                self.send(
+                    ChangesEvent.events(of: runs, in: encoded.bytes, maximumBytes: maximumBytes), in: encoded.bytes, to: watcher, connection
+                )
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
     }
 
     // MARK: State

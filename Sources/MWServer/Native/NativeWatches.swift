@@ -18,6 +18,8 @@ final class NativeWatches {
     /// Whether ``WatchLoop`` is going to call ``read()``.
     var isEnqueued = false
     var isAwaitingNetwork = false
+    /// What the network had not taken when it was asked last, and what it had been sent in all by then. At first it is to be asked.
+    var unsent = (bytes: Int.max / 2, after: 0)
     /// When the network had taken everything, last.
     var lastTaken = NIODeadline.distantPast
     /// Bytes of the bounds of all ranges.
@@ -281,13 +283,14 @@ final class NativeWatches {
         guard !self.watchers.isEmpty, let connection = self.connection, let loop = connection.watches else { return }
         let limits = session.loop.limits
         let interval = TimeAmount(limits.watchProgressInterval)
+        let isBackedUp = self.isBackedUp(connection)
         for watcher in self.watchers.values {
             // Pages are read in turn: a watch may wait while those of others are taken.
             if self.isAwaitingNetwork, let state = watcher.state,
                 now - max(state.movedAt, self.lastTaken) >= TimeAmount(limits.watchStateTimeout)
             {
                 self.overflowed(watcher, "no page of its state was taken in \(limits.watchStateTimeout)", connection)
-            } else if !self.isBackedUp(connection), let told = watcher.machine.ticked(now, interval: interval, frontier: loop.frontier) {
+            } else if !isBackedUp, let told = watcher.machine.ticked(now, interval: interval, frontier: loop.frontier) {
                 var progress = NativeProgress()
                 progress.revision = Int64(clamping: told)
                 self.send(progress, .progress, watcher.id)

@@ -9,6 +9,8 @@ final class LoopTopic {
     let topic: WatchTopic
     let name: UInt64
     fileprivate(set) var watchers: [Watcher] = []
+    /// Parts of what is being delivered that are still to be sent to them.
+    fileprivate var partsToSend = 0
 
     fileprivate init(_ topic: WatchTopic, name: UInt64) {
         self.topic = topic
@@ -35,7 +37,16 @@ package final class WatchLoop {
     private var busy = Deque<NativeWatches>()
     private var isTurnScheduled = false
     private var isDelivering = false
+    /// What was taken from the mailbox and is not told to all yet.
+    private var unfinished: Round?
+    /// Reused from delivery to delivery.
+    private var messages = ChangesMessages()
+    private let bytesPerTurn: Int
     private weak var latestSnapshot: StorageSnapshot?
+    /// What was read last, while somebody has something to read.
+    private var latestPage: HistoryPage?
+    /// What the watchers of a topic are sent of it.
+    private var latestMessages: (page: HistoryPage, topic: LoopTopic, messages: ChangesMessages)?
 
     /// Bytes read for one watch before it is another one's turn. 64 KiB: a hundred microseconds.
     static let pageBytes = 64 << 10
@@ -44,13 +55,28 @@ package final class WatchLoop {
     /// Then everything else has its turn.
     private static let pause = TimeAmount.microseconds(200)
 
-    /// - Parameter wake: Called on the commit thread; brings `deliver()` to `loop`.
-    package init(on loop: SessionLoop, storage: Storage, hub: WatchHub, wake: @escaping @Sendable () -> Void) {
+    /// - Parameters:
+    ///   - bytesPerTurn: What is sent to watchers before everything else has its turn; a watcher counts ``bytesPerWatcher`` more.
+    ///   - wake: Called on the commit thread; brings `deliver()` to `loop`.
+    package init(
+        on loop: SessionLoop, storage: Storage, hub: WatchHub, bytesPerTurn: Int = WatchLoop.defaultBytesPerTurn,
+        wake: @escaping @Sendable () -> Void
+    ) {
+        self.bytesPerTurn = bytesPerTurn
         self.loop = loop
         self.storage = storage
         self.hub = hub
         self.mailbox = hub.makeMailbox(wake: wake)
     }
+
+    /// 1 MiB: two milliseconds, for 200 watchers of 1 KiB.
+    package static let defaultBytesPerTurn = 1 << 20
+    /// What telling one takes, in bytes that take as long. 4 KiB: encrypting is quick, the system is not.
+    private static let bytesPerWatcher = 4 << 10
+    /// Bytes of changes that are sent to one watcher before it is the next one's turn. 64 KiB: what one gathers before it encrypts.
+    private static let maximumPartBytes = 64 << 10
+    /// Storage for them that a loop keeps while nothing happens.
+    private static let maximumIdleMessageBytes = 256 << 10
 
     // MARK: Watchers
 
@@ -93,35 +119,130 @@ package final class WatchLoop {
     }
 
     /// Nothing can be brought here any more.
-    func loopEnded() { self.busy = [] }
+    func loopEnded() {
+        self.busy = []
+        self.unfinished = nil
+        self.forgetPage()
+    }
 
     // MARK: What commits bring
+
+    // Most rounds are one event, and over in one turn. One that has many to tell goes on after everybody else had a turn; meanwhile what comes
+    // waits in the mailbox, and the frontier stays where it is.
 
     /// Takes what is in the mailbox. Called when it has something, at each tick, and when somebody wants to know how far it has come.
     func deliver() {
         // What is sent may bring a request that asks for this again: what came later must not be told first.
-        guard !self.isDelivering else { return }
-        self.isDelivering = true
-        defer { self.isDelivering = false }
+        guard !self.isDelivering, self.unfinished == nil else { return }
         let contents = self.mailbox.take()
         if contents.hasGap || contents.revisions.map({ $0.previous > self.frontier }) ?? false { self.gapFound() }
-        for delivery in contents.deliveries {
-            for event in delivery.events where event.runs.revision > self.frontier {
-                guard let topic = self.names[event.name] else { continue }
-                self.deliver(event, of: delivery, to: topic)
-            }
-        }
-        if let last = contents.revisions?.last { self.frontier = max(self.frontier, last) }
+        guard let last = contents.revisions?.last else { return }
+        var round = Round(parts: self.parts(of: contents.deliveries)[...], last: last)
+        swap(&round.messages, &self.messages)
+        for part in round.parts { part.topic.partsToSend += 1 }
+        self.goOn(with: consume round)
     }
 
     /// The same, as a turn of its own.
     package func deliverInTurn() { self.loop.turn { self.deliver() } }
 
-    private func deliver(_ event: WatchDelivery.Event, of delivery: WatchDelivery, to topic: LoopTopic) {
-        let bytes = event.isWithoutValues ? delivery.bare : delivery.valued
-        let events = ChangesEvent.events(of: event.runs, in: bytes, maximumBytes: self.loop.limits.maximumMessageBytes)
-        // A copy: what is sent may end a connection.
-        for watcher in topic.watchers where !watcher.hasEnded { watcher.owner.deliver(event.runs.revision, events, in: bytes, to: watcher) }
+    /// What one look into the mailbox brought.
+    private struct Round {
+        var parts: ArraySlice<Part>
+        let last: UInt64
+        /// Of the first part, and who is still to be sent it; nil when it has not begun.
+        var watchers: ArraySlice<Watcher>?
+        var messages = ChangesMessages()
+    }
+
+    /// What watchers of one topic are sent, one after the other.
+    private struct Part {
+        let topic: LoopTopic
+        var content: Content
+        var byteCount: Int
+
+        enum Content {
+            /// Events that are put together.
+            case messages([(events: [ChangesEvent], bytes: ByteBuffer)])
+            /// One revision, that is better not copied, or fits into no message: then it has no events.
+            case alone(UInt64, [ChangesEvent]?, ByteBuffer)
+        }
+    }
+
+    /// What of `deliveries` has not been told, in order.
+    private func parts(of deliveries: [WatchDelivery]) -> [Part] {
+        let limits = self.loop.limits
+        let maximumBytes = min(Self.maximumPartBytes, limits.maximumWatchBacklogBytes)
+        var parts: [Part] = []
+        for delivery in deliveries {
+            for event in delivery.events where event.runs.revision > self.frontier {
+                guard let topic = self.names[event.name] else { continue }
+                let bytes = event.isWithoutValues ? delivery.bare : delivery.valued
+                let count = event.runs.byteCount
+                let events = ChangesEvent.events(of: event.runs, in: bytes, maximumBytes: limits.maximumMessageBytes)
+                guard let events, !events.contains(where: NativeWatches.isShared) else {
+                    parts.append(Part(topic: topic, content: .alone(event.runs.revision, events, bytes), byteCount: count))
+                    continue
+                }
+                if let last = parts.last, last.topic === topic, last.byteCount + count <= maximumBytes,
+                    case .messages(var list) = last.content
+                {
+                    list.append((events, bytes))
+                    parts[parts.count - 1] = Part(topic: topic, content: .messages(list), byteCount: last.byteCount + count)
+                } else {
+                    parts.append(Part(topic: topic, content: .messages([(events, bytes)]), byteCount: count))
+                }
+            }
+        }
+        return parts
+    }
+
+    private func goOn(with round: consuming Round) {
+        self.isDelivering = true
+        defer { self.isDelivering = false }
+        var budget = self.bytesPerTurn
+        while let part = round.parts.first {
+            if round.watchers == nil { self.begin(part, &round) }
+            let isLast = part.topic.partsToSend == 0
+            while let watcher = round.watchers?.popFirst() {
+                guard !watcher.hasEnded else { continue }
+                switch part.content {
+                case .messages: watcher.owner.deliver(&round.messages, to: watcher, isLast: isLast)
+                case .alone(let revision, let events, let bytes): watcher.owner.deliver(revision, events, in: bytes, to: watcher)
+                }
+                budget -= part.byteCount + Self.bytesPerWatcher
+                if budget <= 0, round.watchers?.isEmpty == false { return self.pause(round) }
+            }
+            round.messages.removeAll(keeping: Self.maximumIdleMessageBytes)
+            round.watchers = nil
+            round.parts.removeFirst()
+            if budget <= 0, !round.parts.isEmpty { return self.pause(round) }
+        }
+        swap(&round.messages, &self.messages)
+        self.frontier = max(self.frontier, round.last)
+    }
+
+    private func begin(_ part: Part, _ round: inout Round) {
+        part.topic.partsToSend -= 1
+        // Who begins to watch from here on begins behind it.
+        round.watchers = part.topic.watchers[...]
+        guard case .messages(let list) = part.content else { return }
+        for (events, bytes) in list {
+            for event in events { round.messages.append(event, of: bytes) }
+        }
+    }
+
+    private func pause(_ round: consuming Round) {
+        self.unfinished = round
+        // Scheduled, not executed: the network has its turn between two of ours.
+        self.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
+            guard let round = self.unfinished.take() else { return }
+            self.loop.turn {
+                self.goOn(with: round)
+                // What came meanwhile: its waking found nothing to be done yet.
+                self.deliver()
+            }
+        }
     }
 
     private func gapFound() {
@@ -137,7 +258,7 @@ package final class WatchLoop {
         let seen = self.storage.revision.number
         self.deliverInTurn()
         // A commit that is not brought within a tick is none that is on its way.
-        if !self.topics.isEmpty, self.lastSeen > self.frontier {
+        if !self.topics.isEmpty, self.unfinished == nil, self.lastSeen > self.frontier {
             self.gapFound()
             self.frontier = max(self.frontier, self.lastSeen)
         }
@@ -168,6 +289,36 @@ package final class WatchLoop {
 
     func forgetSnapshot() { self.latestSnapshot = nil }
 
+    /// The history behind `revision`, a page of it; those who have come as far share it.
+    func history(after revision: Revision) throws(StorageError) -> HistoryPage {
+        let stored = self.storage.revision
+        if let page = self.latestPage, page.previousRevision == revision, revision >= self.storage.compactedRevision,
+            page.storeRevision <= stored, page.lastRevision < page.storeRevision || page.storeRevision == stored
+        {
+            return page
+        }
+        let page = try self.storage.history(after: revision, limitBytes: Self.pageBytes)
+        self.latestPage = page
+        return page
+    }
+
+    /// Calls `body` with what the watchers of `topic` are sent of `page`; they share it. With nil where a change fits into no message.
+    func withMessages(of page: HistoryPage, for topic: LoopTopic, _ body: (inout ChangesMessages?) -> Void) throws(StorageError) {
+        var messages: ChangesMessages?
+        if let latest = self.latestMessages, latest.topic === topic, latest.page.isSame(as: page) {
+            messages = latest.messages
+        } else {
+            messages = try ChangesMessages(
+                of: page, for: topic.topic, maximumBytes: self.loop.limits.maximumMessageBytes)
+        }
+        // Nobody else holds it while its ids are put in.
+        self.latestMessages = nil
+        body(&messages)
+        if let messages { self.latestMessages = (page, topic, messages) }
+    }
+
+    private func forgetPage() { (self.latestPage, self.latestMessages) = (nil, nil) }
+
     /// It will be asked to ``NativeWatches/read()``.
     func enqueue(_ watches: NativeWatches) {
         self.busy.append(watches)
@@ -190,6 +341,13 @@ package final class WatchLoop {
             watches.read()
             if self.loop.eventLoop.now >= end { break }
         }
-        if !self.busy.isEmpty { self.scheduleTurn(in: Self.pause) }
+        if self.busy.isEmpty { self.forgetPage() } else { self.scheduleTurn(in: Self.pause) }
+    }
+}
+
+extension HistoryPage {
+    /// Whether they are the same revisions.
+    fileprivate func isSame(as other: HistoryPage) -> Bool {
+        self.previousRevision == other.previousRevision && self.lastRevision == other.lastRevision
     }
 }

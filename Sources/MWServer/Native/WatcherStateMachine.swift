@@ -177,24 +177,29 @@ struct WatcherStateMachine: ~Copyable {
     // MARK: Live
 
     enum Delivery: Equatable {
-        case send
+        /// Those behind this one.
+        case send(behind: UInt64)
         case skip
         /// From here on it goes by history.
         case lag
     }
 
-    /// A commit changed something in the ranges.
+    /// Commits changed something in the ranges.
     ///
-    /// - Parameter isBackedUp: The connection has too much that was not taken.
-    mutating func changesCommitted(at revision: UInt64, isBackedUp: Bool) -> Delivery {
-        guard self.phase == .live, revision > self.position else { return .skip }
+    /// - Parameters:
+    ///   - revisions: The first and the last that did.
+    ///   - isBackedUp: The connection has too much that was not taken.
+    mutating func changesCommitted(at revisions: ClosedRange<UInt64>, isBackedUp: Bool, now: NIODeadline) -> Delivery {
+        guard self.phase == .live, revisions.upperBound > self.position else { return .skip }
+        let told = self.position
         if isBackedUp {
-            self.fallBack(to: revision - 1)
+            self.fallBack(to: revisions.lowerBound - 1)
             self.isLagging = true
             return .lag
         }
-        self.position = revision
-        return .send
+        self.position = revisions.upperBound
+        self.lastSent = now
+        return .send(behind: told)
     }
 
     /// Commits were not brought to this loop, or may not have been. Returns whether there is something to read now.

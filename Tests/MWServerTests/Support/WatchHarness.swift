@@ -31,7 +31,10 @@ final class WatchHarness {
         let now = Mutex(Duration.zero)
     }
 
-    init(limits: ServerLimits = ServerLimits(), storage change: (inout StorageLimits) -> Void = { _ in }) throws {
+    init(
+        limits: ServerLimits = ServerLimits(), bytesPerTurn: Int = WatchLoop.defaultBytesPerTurn,
+        storage change: (inout StorageLimits) -> Void = { _ in }
+    ) throws {
         self.sessions = try SessionHarness(limits: limits)
         self.directory = try makeTemporaryDirectory()
         var options = StorageOptions()
@@ -41,7 +44,9 @@ final class WatchHarness {
         self.storage = try Storage.open(directory: self.directory, engine: .memory(self.disk), options: options)
         let outcomes = self.outcomes
         self.submitter = self.storage.makeSubmitter { ended in outcomes.ended.withLock { $0 += ended } }
-        self.watches = WatchLoop(on: self.sessions.loop, storage: self.storage, hub: self.hub) { outcomes.wakes.withLock { $0 += 1 } }
+        self.watches = WatchLoop(on: self.sessions.loop, storage: self.storage, hub: self.hub, bytesPerTurn: bytesPerTurn) {
+            outcomes.wakes.withLock { $0 += 1 }
+        }
         self.loop = StorageLoop(
             on: self.sessions.loop, storage: self.storage, submitter: self.storage.makeSubmitter { _ in }, watches: self.watches)
         self.sessions.loop.factory = self.loop
