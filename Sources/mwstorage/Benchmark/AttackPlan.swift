@@ -12,6 +12,10 @@ struct AttackPlan: Sendable {
     var badHandshakes: Int
     /// The addresses it comes from, in turn; none leaves it to the system.
     var sources: [String]
+
+    /// What slow readers ask for, and how long its value is.
+    static let slowKey = "benchmark;large"
+    static let slowValueBytes = 256 * 1024
 }
 
 /// What `mwstorage benchmark attack` can be told.

@@ -212,7 +212,7 @@ private final class SlowReader: ChannelInboundHandler {
         for number in 1...Self.requests {
             var request = ByteBuffer()
             do {
-                try MWDBRequest.writeGet(CollectionOfOne(Array("benchmark;0".utf8)), id: RequestID(Int32(number)), to: &request)
+                try MWDBRequest.writeGet(CollectionOfOne(Array(AttackPlan.slowKey.utf8)), id: RequestID(Int32(number)), to: &request)
             } catch {
                 preconditionFailure("a benchmark's key has no separator: \\(error)")
             }

@@ -1,50 +1,54 @@
-import Histogram
-
 /// What to do to a server.
 struct LoadPlan: Sendable {
+    /// What ends a run.
+    enum Extent: Hashable, Sendable {
+        /// In all, warm-up not counted.
+        case requests(Int)
+        /// From the end of the warm-up, in nanoseconds.
+        case duration(UInt64)
+    }
+
     var kind: BenchmarkCommand.Kind
+    var isNative: Bool
     var connections: Int
     /// Requests in flight on each connection.
     var inFlight: Int
-    /// In all, warm-up not counted.
-    var requests: Int
+    var extent: Extent
+    /// Before what is measured, in nanoseconds.
+    var warmUp: UInt64
+    /// Requests a second over all connections; nil sends as soon as there is room.
+    var rate: Int?
+    var keys: LoadKeys
     var valueBytes: Int
-    var keys: Int
+    var keysPerRequest: Int
+    /// Of mixed requests, those that read: 0 to 1.
+    var readShare: Double
+    /// Entries that a scan asks for at a time.
+    var scanEntries: Int
+    /// Event loops, each on a thread of its own.
+    var loops: Int
+    /// After so long without any answer, in nanoseconds, the run has failed.
+    var timeout: UInt64
 
-    /// Answers that each connection waits for before it counts: caches and congestion windows have settled by then.
-    var warmUpRequests: Int { kind == .fill ? 0 : min(requests / max(connections, 1) / 5, 1000) }
+    /// Bytes of the largest message that either side may send, with some for what is around its values.
+    var maximumMessageBytes: Int {
+        max(16 << 20, keysPerRequest * (valueBytes + Self.overheadBytes) + Self.overheadBytes, scanEntries * Self.overheadBytes)
+    }
 
-    /// Requests of connection number `index`, warm-up not counted; `requests` in all.
-    func share(of index: Int) -> Int {
-        requests / connections + (index < requests % connections ? 1 : 0)
+    /// Around a value: key, tags, lengths, revision.
+    static let overheadBytes = 64
+
+    /// How many of the requests one loop does; nil for as many as there is time for.
+    func requests(ofLoop index: Int) -> Int? {
+        guard case .requests(let requests) = extent else { return nil }
+        return requests / loops + (index < requests % loops ? 1 : 0)
     }
 }
 
-/// What came of it.
-struct LoadResult: Sendable {
-    var requests: Int
-    var seconds: Double
-    /// Requests that the server answered as failed, or with something else than was put.
-    var failures: Int
-    /// User and system time of this process.
-    var clientCPUSeconds: Double
-    var latencies: Histogram<UInt32>
-
-    /// Latencies in nanoseconds, from 1 us to 10 s, three digits.
-    static func emptyLatencies() -> Histogram<UInt32> {
-        Histogram<UInt32>(lowestDiscernibleValue: 1000, highestTrackableValue: 10_000_000_000, numberOfSignificantValueDigits: .three)
-    }
-
-    var members: [(String, JSONValue)] {
-        func microseconds(_ percentile: Double) -> JSONValue {
-            .number((Double(latencies.valueAtPercentile(percentile)) / 100).rounded() / 10)
-        }
-        return [
-            ("requests", .integer(Int64(requests))), ("failures", .integer(Int64(failures))),
-            ("seconds", .number((seconds * 1000).rounded() / 1000)),
-            ("requests_per_second", .number((Double(requests) / max(seconds, 1e-9)).rounded())),
-            ("p50_us", microseconds(50)), ("p99_us", microseconds(99)), ("p999_us", microseconds(99.9)),
-            ("client_cpu_us_per_request", .number((clientCPUSeconds / Double(max(requests, 1)) * 1e8).rounded() / 100)),
-        ]
+extension Duration {
+    /// Rounded down; nothing for a negative one.
+    var nanoseconds: UInt64 {
+        let (seconds, attoseconds) = components
+        return UInt64(max(0, seconds)) * 1_000_000_000 + UInt64(max(0, attoseconds)) / 1_000_000_000
     }
 }
