@@ -4,7 +4,6 @@ Every load has `run(requests)`, which returns a dictionary with: requests, secon
 generator_cpu_us (of each request) and generator_cpu_share (of one processor).
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -19,12 +18,6 @@ from processes import LOAD_CPU, Failure, run, spawn, stop
 
 KEYS_LESS_EACH_RUN = 997
 HERE = pathlib.Path(__file__).parent
-
-
-@functools.cache
-def benchmark_options(binary):
-    """The help of `mwstorage benchmark`: what this build of it can do."""
-    return run([binary, "benchmark", "--help"], LOAD_CPU).output
 
 
 def checked(result):
@@ -50,11 +43,7 @@ class OurLoad:
         self.binary, self.server, self.kind = binary, server, kind
         self.connections, self.in_flight, self.cpus = connections, in_flight, cpus or LOAD_CPU
         self.keys, self.is_always_new = keys, is_always_new
-        self.arguments = ["--value-bytes", value, *self.known("--protocol", protocol), *options]
-
-    def known(self, *option):
-        """An option, if this build has it: today's speaks mwDB's protocol only."""
-        return option if option[0] in benchmark_options(self.binary) else ()
+        self.arguments = ["--value-bytes", value, "--protocol", protocol, *options]
 
     def command(self, kind, *arguments):
         return [self.binary, "benchmark", kind, *self.server.client_arguments, "--keys", self.keys, *self.arguments, *arguments]
@@ -69,16 +58,13 @@ class OurLoad:
             self.keys -= KEYS_LESS_EACH_RUN
         return self.parsed(run(
             self.command(self.kind, "--connections", self.connections, "--in-flight", self.in_flight, "--requests", requests,
-                         *self.known("--warm-up", "0s"), "-o", "json"), self.cpus))
+                         "-o", "json"), self.cpus))
 
     @staticmethod
     def parsed(finished):
         said = json.loads(finished.output.strip().splitlines()[-1])
-        each = said.get("generator_cpu_us_per_request", said.get("client_cpu_us_per_request", 0))
-        return checked({
-            "requests": said["requests"], "seconds": said["seconds"], "p50_us": said["p50_us"], "p99_us": said["p99_us"],
-            "p999_us": said["p999_us"], "failures": said["failures"], "wrong": said.get("wrong", 0), "generator_cpu_us": each,
-            "generator_cpu_share": said.get("generator_cpu_share", each * said["requests_per_second"] / 1e6)})
+        same = ("requests", "seconds", "p50_us", "p99_us", "p999_us", "failures", "wrong", "generator_cpu_share")
+        return checked({name: said[name] for name in same} | {"generator_cpu_us": said["generator_cpu_us_per_request"]})
 
 
 class RedisLoad:

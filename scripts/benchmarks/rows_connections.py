@@ -1,14 +1,13 @@
 """Rows about connections: handshakes, idle memory, several event loops, what goes on beside gets, and growth."""
 
 import contextlib
-import re
 import subprocess
 import sys
 import tempfile
 import time
 
 from bench import HERE, Group
-from loads import Background, HandshakeLoad, benchmark_options
+from loads import Background, HandshakeLoad
 from measure import Budget, Contender, Result, Row
 from processes import ALL_CPUS, LOAD_CPU, Failure, await_text, resident_kib, run, settle, spawn, stop, thread_cpu_seconds
 
@@ -17,13 +16,6 @@ BULK_BYTES = 16 << 20
 # Gets beside something else come at this rate, one after the other: far from what the server can do.
 BESIDE_RATE = 2_000
 FOREVER = ("--duration", "1h")
-
-
-def require(bench, *words):
-    """Fails where this build's generator has no such kind or option."""
-    for word in words:
-        if not re.search(rf"(?<![\w-]){word}\b", benchmark_options(bench.mwstorage)):
-            raise Failure(f"this build's 'mwstorage benchmark' knows no '{word}'")
 
 
 # MARK: Handshakes
@@ -44,13 +36,8 @@ def measure_handshake(bench, rows):
                 "native": Contender(ours, HandshakeLoad(ours)), "nginx": Contender(nginx, HandshakeLoad(nginx), is_peer=True),
                 "nginx tickets": Contender(with_tickets, HandshakeLoad(with_tickets), is_peer=True)})
         else:
-            yield bench.attempt(row, lambda: measure_websocket_handshake(bench, row, ours, floor))
-
-
-def measure_websocket_handshake(bench, row, ours, floor):
-    require(bench, "handshake")
-    return bench.compare(row, {
-        "native": bench.our_contender(ours, "handshake", 8), "floor": bench.our_contender(floor, "handshake", 8, protocol="mwdb")})
+            yield bench.compare(row, {
+                "native": bench.our_contender(ours, "handshake", 8), "floor": bench.our_contender(floor, "handshake", 8, protocol="mwdb")})
 
 
 # MARK: Idle connections
@@ -159,7 +146,6 @@ BESIDE_ROWS = [
 
 
 def measure_beside(bench, rows):
-    require(bench, "--rate", "scan", "handshake")
     ours = bench.ours("--maximum-message", "64MiB", event_loops=2)
     bench.load(ours, "fill", keys=100_000).fill()
     settle(ours.pid)
@@ -209,13 +195,11 @@ def disk_kib(path):
 
 def growth_of_keys(bench, stack, keys):
     with tempfile.TemporaryDirectory(prefix="growth-", dir=bench.work) as directory:
-        batch = FILL_BATCH if "--keys-per-request" in benchmark_options(bench.mwstorage) else 1
-        options = ("--keys-per-request", batch) if batch > 1 else ()
         more = {"keys": keys, "value": "16"}
         with bench.substack() as first:
             server = bench.ours(directory=directory, stack=first)
             before, cpu = server.resident_kib(), server.cpu_seconds()
-            filled = bench.load(server, "fill", options=options, **more).fill(in_flight=16)
+            filled = bench.load(server, "fill", options=("--keys-per-request", FILL_BATCH), **more).fill(in_flight=16)
             cpu = server.cpu_seconds() - cpu
             settle(server.pid)
             memory = server.resident_kib() - before

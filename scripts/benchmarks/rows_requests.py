@@ -3,9 +3,8 @@
 import re
 
 from bench import Group
-from loads import benchmark_options
 from measure import Budget, Row
-from processes import LOAD_CPU, Failure, run, settle
+from processes import LOAD_CPU, run, settle
 
 SHAPES = ["16x1", "16x16", "64x1", "64x64"]
 KEYS_OF_MULTI_GET = 16
@@ -42,9 +41,8 @@ def get_rows():
 
 
 def protocols(bench, server, kind, *arguments, **options):
-    """A contender for each of our two protocols, where the generator speaks both."""
-    names = ["native", "mwdb"] if "--protocol" in benchmark_options(bench.mwstorage) else ["mwdb"]
-    return {name: bench.our_contender(server, kind, *arguments, protocol=name, **options) for name in names}
+    """A contender for each of our two protocols."""
+    return {name: bench.our_contender(server, kind, *arguments, protocol=name, **options) for name in ("native", "mwdb")}
 
 
 def hot_servers(bench, keys=10_000):
@@ -75,8 +73,6 @@ def multi_rows():
 
 
 def measure_multi(bench, rows):
-    if "--keys-per-request" not in benchmark_options(bench.mwstorage):
-        raise Failure("this build's generator asks for one key at a time")
     ours, floor, redis = hot_servers(bench)
     several = ("--keys-per-request", KEYS_OF_MULTI_GET)
     command = ["mget", *["key:__rand_int__"] * KEYS_OF_MULTI_GET]
@@ -101,7 +97,7 @@ def measure_cold(bench, rows):
     servers = {f"native {engine}": bench.ours("--engine", engine, "--durability", "os") for engine in bench.engines}
     servers["floor rocksdb"] = floor
     for name, server in servers.items():
-        bench.load(server, "fill", protocol="mwdb", keys=keys).fill()
+        bench.load(server, "fill", protocol="mwdb", keys=keys, options=("--keys-per-request", 16)).fill(in_flight=32)
         settle(server.pid)
     for row in rows:
         shape = shape_of(row.name.split()[1])
@@ -185,8 +181,6 @@ def scan_rows():
 
 
 def measure_scan(bench, rows):
-    if "scan" not in re.findall(r"\w+", benchmark_options(bench.mwstorage)):
-        raise Failure("this build's generator does not scan")
     keys = 20_000
     ours = bench.ours()
     bench.load(ours, "fill", keys=keys).fill()
