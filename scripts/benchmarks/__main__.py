@@ -28,7 +28,10 @@ how to read it
                       apart and subtracted. The steady figure where a machine is shared; throughput is not.
   generator CPU us    the same of the load generator, and its share of a processor: near 100 % it may be what was measured.
   native, mwdb        ours, in either protocol. durable: a put is on the disk before its reply; os: the system has it.
-  floor               the least a server must do: floor/floor.c.
+  floor               the least a server must do, in C: one thread, epoll, OpenSSL, WebSocket frames, a table in memory or RocksDB.
+  rows                get, multi-get: values that are in memory. cold: 1 GB at random. large: 64 KiB to 16 MiB. loops: on all processors.
+                      beside: gets while something heavy goes on. growth: what keys, connections and watchers cost. watch: from a write
+                      until its watchers know. attack and acme have to be named; so have the rows that take minutes, or --growth.
   aim, must           the budget of the row; the verdict is the better one that is reached.
   A reply that is wrong or missing fails its row, and the exit code is 1 then.
 """

@@ -42,7 +42,7 @@ def measure_handshake(bench, rows):
 
 # MARK: Idle connections
 
-IDLE_ROWS = [Row("idle", f"resident memory of the server for each of {IDLE_CONNECTIONS:,} idle connections that were served once",
+IDLE_ROWS = [Row("idle", f"resident memory of the server for each of {IDLE_CONNECTIONS:,} idle connections, each answered once",
                  [Budget("native", "kib_each", 24, 40)])]
 
 
