@@ -63,16 +63,29 @@ package struct Base64Number: Hashable, Sendable {
 
     /// Appends the text: 1 to 9 bytes.
     package func write(to buffer: inout ByteBuffer) {
+        _ = unsafe buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: Self.maximumCharacters) { unsafe self.write(into: $0) }
+    }
+
+    /// Writes the text at the start of `bytes`, which has room for it.
+    ///
+    /// - Returns: How many characters it has: ``characterCount``.
+    @discardableResult
+    func write(into bytes: UnsafeMutableRawBufferPointer) -> Int {
         let magnitude = self.value.magnitude
         let high = magnitude >> 5
-        var shift = (UInt64.bitWidth - high.leadingZeroBitCount + 5) / 6 * 6
-        while shift > 0 {
+        let count = self.characterCount
+        var shift = UInt64(count - 1) * 6
+        for index in 0..<count - 1 {
             shift -= 6
-            buffer.writeInteger(Self.character(UInt8(truncatingIfNeeded: high >> UInt64(shift) & 63)))
+            unsafe bytes[index] = Self.character(UInt8(truncatingIfNeeded: high >> shift & 63))
         }
         let sign: UInt64 = self.value < 0 ? 1 : 0
-        buffer.writeInteger(Self.character(UInt8(truncatingIfNeeded: (magnitude & 31) << 1 | sign)))
+        unsafe bytes[count - 1] = Self.character(UInt8(truncatingIfNeeded: (magnitude & 31) << 1 | sign))
+        return count
     }
+
+    /// Characters of the text.
+    var characterCount: Int { (UInt64.bitWidth - (self.value.magnitude >> 5).leadingZeroBitCount + 5) / 6 + 1 }
 
     private static func digit(_ character: UInt8) -> UInt64? {
         switch character {

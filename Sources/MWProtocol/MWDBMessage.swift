@@ -75,6 +75,18 @@ package struct MWDBElements: Hashable, Sendable {
         }
     }
 
+    /// Calls `body` with the only element; not at all if there are more of them, or none.
+    ///
+    /// - Returns: Whether it was called.
+    package func withOnlyElement(_ body: (UnsafeRawBufferPointer) -> Void) -> Bool {
+        unsafe self.bytes.withUnsafeReadableBytes { bytes in
+            var cursor = unsafe ElementCursor(bytes)
+            guard let element = unsafe cursor.next(), unsafe cursor.isAtEnd else { return false }
+            unsafe body(element)
+            return true
+        }
+    }
+
     /// How many elements there are.
     package var count: Int {
         var count = 0
@@ -142,6 +154,9 @@ package struct MWDBPairs: Hashable, Sendable {
 
     init(_ bytes: UnsafeRawBufferPointer) { unsafe self.bytes = unsafe bytes }
 
+    /// Nothing follows the element that `next` returned last.
+    var isAtEnd: Bool { unsafe self.offset == self.bytes.count }
+
     mutating func next() -> UnsafeRawBufferPointer? {
         guard let base = unsafe self.bytes.baseAddress, unsafe self.offset < self.bytes.count else { return nil }
         let start = unsafe base + self.offset
@@ -182,16 +197,24 @@ struct Trailer {
 
     /// - Returns: nil for a message without a separator where the trailer may start.
     init?(of message: borrowing ByteBuffer) throws(ProtocolError) {
-        let view = message.readableBytesView
-        guard let separator = view.suffix(Self.maximumBytes).lastIndex(of: mwdbSeparator) else { return nil }
+        let trailer = try unsafe message.withUnsafeReadableBytes { (bytes) throws(ProtocolError) in unsafe try Trailer(bytes) }
+        guard let trailer else { return nil }
+        self = trailer
+    }
+
+    private init?(_ bytes: UnsafeRawBufferPointer) throws(ProtocolError) {
+        let first = max(0, bytes.count - Self.maximumBytes)
+        var separator = bytes.count - 1
+        while separator >= first, unsafe bytes[separator] != mwdbSeparator { separator -= 1 }
+        guard separator >= first else { return nil }
         let typeIndex = separator + 1
-        guard typeIndex < view.endIndex else {
+        guard typeIndex < bytes.count else {
             throw ProtocolError(.tornMessage, "message", expected: "a type and an id after the last separator", found: "the end")
         }
-        self.dataBytes = separator - view.startIndex
-        self.type = view[typeIndex]
-        let text = view[(typeIndex + 1)...]
-        self.id = text.isEmpty ? nil : try RequestID(text: text)
+        self.dataBytes = separator
+        self.type = unsafe bytes[typeIndex]
+        let text = unsafe UnsafeRawBufferPointer(rebasing: bytes[(typeIndex + 1)...])
+        self.id = unsafe text.isEmpty ? nil : try RequestID(text: text)
     }
 }
 

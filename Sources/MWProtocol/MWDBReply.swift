@@ -37,17 +37,26 @@ extension MWDBReply {
     ) throws(ProtocolError) {
         if !isFirst { buffer.writeInteger(mwdbSeparator) }
         guard let value = unsafe value else { return }
-        guard unsafe self.canSay(value) else {
-            throw ProtocolError(
-                .separatorInValue, "stored value", expected: "no '#' in it",
-                remedy: "mwDB's protocol cannot carry this value: read it in process or through another protocol")
-        }
+        guard unsafe self.canSay(value) else { throw self.unsayable }
         unsafe buffer.writeBytes(value)
     }
 
     /// Ends a get's answer after its values.
     package static func writeGetTrailer(id: RequestID, to buffer: inout ByteBuffer) {
         self.writeTrailer(.get, id: id, to: &buffer)
+    }
+
+    /// Bytes of the answer to a get of one key.
+    package static func byteCount(valueBytes: Int, id: RequestID) -> Int { valueBytes + 2 + Base64Number(id.rawValue).characterCount }
+
+    /// Writes the answer to a get of one key, whose value ``canSay(_:)``, into the ``byteCount(valueBytes:id:)`` bytes that it takes.
+    package static func write(value: UnsafeRawBufferPointer?, id: RequestID, into bytes: UnsafeMutableRawBufferPointer) {
+        var valueBytes = 0
+        if let value = unsafe value {
+            unsafe bytes.copyMemory(from: value)
+            valueBytes = value.count
+        }
+        _ = unsafe Self.writeTrailer(.get, id: id, into: UnsafeMutableRawBufferPointer(rebasing: bytes[valueBytes...]))
     }
 
     /// Appends the answer to a put or a remove.
@@ -76,10 +85,26 @@ extension MWDBReply {
     }
 
     private static func writeTrailer(_ type: MWDBReplyType, id: RequestID, to buffer: inout ByteBuffer) {
-        buffer.writeInteger(mwdbSeparator)
-        buffer.writeInteger(type.rawValue)
-        Base64Number(id.rawValue).write(to: &buffer)
+        _ = unsafe buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: Self.maximumTrailerBytes) { bytes in
+            unsafe Self.writeTrailer(type, id: id, into: bytes)
+        }
     }
+
+    /// - Returns: Bytes written.
+    private static func writeTrailer(_ type: MWDBReplyType, id: RequestID, into bytes: UnsafeMutableRawBufferPointer) -> Int {
+        unsafe bytes[0] = mwdbSeparator
+        unsafe bytes[1] = type.rawValue
+        return 2 + (unsafe Base64Number(id.rawValue).write(into: UnsafeMutableRawBufferPointer(rebasing: bytes[2...])))
+    }
+
+    /// What ``writeValue(_:isFirst:to:)`` throws.
+    package static var unsayable: ProtocolError {
+        ProtocolError(
+            .separatorInValue, "stored value", expected: "no '#' in it",
+            remedy: "mwDB's protocol cannot carry this value: read it in process or through another protocol")
+    }
+
+    private static let maximumTrailerBytes = 2 + Base64Number.maximumInt32Characters
 
     private static let done: UInt8 = 1
     private static let failed: UInt8 = 0

@@ -37,6 +37,8 @@ enum FrameOpcode: UInt8 {
 struct FrameHeader {
     static let maximumBytes = 14
     static let maximumControlPayloadBytes = 125
+    /// The first byte of a final frame with opcode 2 and no reserved bit.
+    static let wholeBinaryMessage: UInt8 = 0x82
 
     var isFinal: Bool
     var opcode: FrameOpcode
@@ -134,6 +136,20 @@ extension FrameHeader {
             outbound.writeInteger(UInt64(payloadBytes))
         }
         if let maskingKey { outbound.writeInteger(maskingKey) }
+    }
+
+    /// Writes the header of an unfragmented, unmasked frame at the start of `bytes`: ``byteCount(payloadBytes:)``.
+    @inline(__always)
+    static func write(_ opcode: UInt8, payloadBytes: Int, into bytes: UnsafeMutableRawBufferPointer) {
+        let first = UInt16(0x80 | opcode) << 8
+        if payloadBytes <= 125 {
+            unsafe bytes.storeBytes(of: (first | UInt16(payloadBytes)).bigEndian, as: UInt16.self)
+        } else if payloadBytes <= Int(UInt16.max) {
+            unsafe bytes.storeBytes(of: (UInt32(first | 126) << 16 | UInt32(payloadBytes)).bigEndian, as: UInt32.self)
+        } else {
+            unsafe bytes.storeBytes(of: (first | 127).bigEndian, as: UInt16.self)
+            unsafe bytes.storeBytes(of: UInt64(payloadBytes).bigEndian, toByteOffset: 2, as: UInt64.self)
+        }
     }
 
     /// Overwrites the bytes before the payload with its header.

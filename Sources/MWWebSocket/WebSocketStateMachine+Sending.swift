@@ -24,6 +24,7 @@ extension WebSocketStateMachine {
     ///   - maskingKey: As above.
     /// - Returns: `false`, and `body` is not called, when a close frame was sent or received before.
     @discardableResult
+    @inlinable
     @inline(__always)
     package mutating func writeMessage<Failure: Error>(
         _ opcode: MessageOpcode, to outbound: inout ByteBuffer, expectedBytes: Int = 1024, maskingKey: @autoclosure () -> UInt32 = 0,
@@ -39,6 +40,25 @@ extension WebSocketStateMachine {
             throw error
         }
         finishFrame(opcode.rawValue, start, gap, &outbound, maskingKey)
+        return true
+    }
+
+    /// Appends a server's message of `payloadBytes`, which `body` fills in place.
+    ///
+    /// - Returns: `false`, and `body` is not called, when a close frame was sent or received before.
+    @discardableResult
+    package func writeMessage(
+        _ opcode: MessageOpcode, payloadBytes: Int, to outbound: inout ByteBuffer, _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) -> Bool {
+        precondition(role == .server, "a client's payload is masked")
+        guard state == .open else { return false }
+        let headerBytes = FrameHeader.byteCount(payloadBytes: payloadBytes)
+        let byteCount = headerBytes + payloadBytes
+        _ = unsafe outbound.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { bytes in
+            unsafe FrameHeader.write(opcode.rawValue, payloadBytes: payloadBytes, into: bytes)
+            unsafe body(UnsafeMutableRawBufferPointer(rebasing: bytes[headerBytes..<byteCount]))
+            return byteCount
+        }
         return true
     }
 
@@ -115,6 +135,7 @@ extension WebSocketStateMachine {
     // MARK: A payload written in place
 
     /// Leaves room for the header. Returns how much.
+    @usableFromInline
     func beginFrame(_ expectedBytes: Int, _ outbound: inout ByteBuffer) -> Int {
         let gap = FrameHeader.byteCount(payloadBytes: expectedBytes) + (role == .client ? 4 : 0)
         // As integers where there is one: repeated bytes cost several times as much.
@@ -126,6 +147,7 @@ extension WebSocketStateMachine {
         }
     }
 
+    @usableFromInline
     func finishFrame(_ opcode: UInt8, _ start: Int, _ gap: Int, _ outbound: inout ByteBuffer, _ maskingKey: () -> UInt32) {
         precondition(outbound.writerIndex >= start + gap, "the payload must only be appended")
         let count = outbound.writerIndex - start - gap

@@ -43,11 +43,16 @@ package struct WebSocketStateMachine: ~Copyable {
     /// ``writePendingPong(to:maskingKey:)`` is called (RFC 6455 §5.5.3). A flood of pings costs no more memory than its latest.
     package var isOutputBackedUp = false
 
+    /// Set by who takes ``takeReturnedInput()`` after the events.
+    package var isReturningInput = false
+
     let role: WebSocketRole
     let limits: WebSocketLimits
     /// Received and not yet taken. Payloads of whole frames before `unmaskedEnd` are unmasked already.
     var input = ByteBuffer()
     var unmaskedEnd = 0
+    /// What `input` was before all of it had been taken.
+    var returnedInput: ByteBuffer?
     /// The start of a header that ended the input, at most 13 bytes.
     var partialHeader = ByteBuffer()
     /// The frame whose payload is next in the input, and how much of that is still to come.
@@ -75,6 +80,10 @@ package struct WebSocketStateMachine: ~Copyable {
         }
     }
 
+    /// The buffer that ``bytesReceived(_:)`` had brought, once all of it has been taken: its owner may use its storage again where nobody
+    /// holds a payload out of it.
+    package mutating func takeReturnedInput() -> ByteBuffer? { returnedInput.take() }
+
     /// The next thing the peer sent; `nil` when more bytes are needed, and after the closing handshake.
     ///
     /// - Parameters:
@@ -83,6 +92,7 @@ package struct WebSocketStateMachine: ~Copyable {
     package mutating func nextEvent(
         outbound: inout ByteBuffer, maskingKey: @autoclosure () -> UInt32 = 0
     ) -> WebSocketEvent? {
+        if let payload = nextWholeMessage() { return .message(.binary, payload) }
         guard state != .closed else { return nil }
         do throws(WebSocketError) {
             while let header = try currentHeader() {

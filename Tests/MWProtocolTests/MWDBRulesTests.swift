@@ -5,6 +5,27 @@ import Testing
 @Suite struct MWDBRulesTests {
     private func bytes(_ text: String) -> ByteBuffer { ByteBuffer(string: text) }
 
+    @Test func `The answer to a get of one key that is filled in is the one that is written piece by piece`() throws {
+        for value in [nil, "", "v", String(repeating: "long", count: 300)] as [String?] {
+            for id in [0, 1, -1, 31, 32, 4_096, 1_000_000, .max, .min] as [Int32] {
+                let id = RequestID(id)
+                var pieces = ByteBuffer()
+                let bytes = value.map { Array($0.utf8) }
+                try unsafe bytes?.withUnsafeBytes { try unsafe MWDBReply.writeValue($0, isFirst: true, to: &pieces) }
+                MWDBReply.writeGetTrailer(id: id, to: &pieces)
+                var filled = [UInt8](repeating: 0, count: MWDBReply.byteCount(valueBytes: bytes?.count ?? 0, id: id))
+                unsafe filled.withUnsafeMutableBytes { filled in
+                    if let bytes {
+                        unsafe bytes.withUnsafeBytes { unsafe MWDBReply.write(value: $0, id: id, into: filled) }
+                    } else {
+                        unsafe MWDBReply.write(value: nil, id: id, into: filled)
+                    }
+                }
+                #expect(filled == Array(pieces.readableBytesView))
+            }
+        }
+    }
+
     @Test(arguments: [
         ("a#", ["a"]), ("#", [""]), ("a##b", ["a", "", "b"]), ("", []), ("a", ["a"]), ("##", ["", ""]), ("#a", ["", "a"]),
     ]) func `Data splits on separators as the original splits it`(data: String, elements: [String]) {

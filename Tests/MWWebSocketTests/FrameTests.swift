@@ -28,6 +28,29 @@ struct FrameTests {
             ])
     }
 
+    // The masking key is zero: what is on the wire is the payload.
+    @Test("a buffer that was taken whole is given back once, and not before")
+    func returnedInput() {
+        var machine = WebSocketStateMachine(role: .server)
+        machine.isReturningInput = true
+        var outbound = ByteBuffer()
+        let message: [UInt8] = [0x82, 0x82, 0, 0, 0, 0, 7, 8]
+        let expected = WebSocketEvent.message(.binary, ByteBuffer(bytes: [7, 8]))
+        machine.bytesReceived(ByteBuffer(bytes: message + message + message.prefix(1)))
+        for _ in 0..<2 {
+            let event = machine.nextEvent(outbound: &outbound)
+            let returned = machine.takeReturnedInput()
+            #expect(event == expected && returned == nil)
+        }
+        let none = machine.nextEvent(outbound: &outbound)
+        let returned = [machine.takeReturnedInput(), machine.takeReturnedInput()]
+        #expect(none == nil && returned[0] != nil && returned[1] == nil)
+        machine.bytesReceived(ByteBuffer(bytes: message.dropFirst()))
+        let event = machine.nextEvent(outbound: &outbound)
+        let storage = machine.takeReturnedInput()
+        #expect(event == expected && storage?.storageCapacity ?? 0 > 0)
+    }
+
     @Test("the examples of RFC 6455 §5.7 are written")
     func goldenWritten() {
         var server = WebSocketStateMachine(role: .server)

@@ -23,6 +23,21 @@ struct SendingTests {
         }
     }
 
+    @Test("a payload of known length that is filled in gets the same bytes as one that was given", arguments: sizes)
+    func filledIn(_ count: Int) {
+        let payload = ByteBuffer(bytes: (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31) })
+        var machine = WebSocketStateMachine(role: .server)
+        var (given, filled) = (ByteBuffer(string: "before"), ByteBuffer(string: "before"))
+        machine.writeMessage(.binary, payload, to: &given)
+        let isWritten = unsafe machine.writeMessage(.binary, payloadBytes: count, to: &filled) { bytes in
+            unsafe payload.withUnsafeReadableBytes { unsafe bytes.copyMemory(from: $0) }
+        }
+        #expect(isWritten && filled == given)
+        machine.writeClose(.normal, to: &given)
+        let isWrittenAfterClose = unsafe machine.writeMessage(.binary, payloadBytes: count, to: &filled) { _ in }
+        #expect(!isWrittenAfterClose)
+    }
+
     @Test("a body that throws leaves nothing behind")
     func bodyThrows() {
         struct Failure: Error {}
