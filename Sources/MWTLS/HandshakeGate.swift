@@ -102,9 +102,13 @@ package final class HandshakeGate {
 ///
 // Safety: between `TLSHandler.takeStep()` and `TLSHandler.stepEnded(_:)` the handler does not touch the session, and nobody else has it.
 final class HandshakeStep: @unchecked Sendable {
-    var session: TLSSession
+    private let box: UncheckedBox<TLSSession>
+    var session: TLSSession {
+        _read { yield box.value }
+        _modify { yield &box.value }
+    }
 
-    init(_ context: TLSContext) { session = TLSSession(context: context) }
+    init(_ context: TLSContext) { box = UncheckedBox(TLSSession(context: context)) }
 
     func run() -> TLSSession.HandshakeStatus { session.handshake() }
 }

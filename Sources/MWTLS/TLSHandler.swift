@@ -25,6 +25,12 @@ package struct TLSChallengeAnswered: Sendable {
     package let serverName: String
 }
 
+/// Triggered as a user outbound event by who will give every plaintext buffer back to the ``BufferPool``, soon: what waits for long in a
+/// buffer of the pool may hold a larger one than it needs.
+package struct TLSPlaintextReturned: Sendable {
+    package init() {}
+}
+
 /// TLS for one channel: ciphertext `ByteBuffer`s towards the socket, plaintext `ByteBuffer`s towards the application.
 ///
 /// - All plaintext of one socket read arrives as one `ByteBuffer`, uniquely owned by who receives it.
@@ -51,6 +57,9 @@ package final class TLSHandler: ChannelDuplexHandler {
     private let policy: TLSPolicy
     private let isServer: Bool
     private let gate: HandshakeGate?
+    private let buffers: BufferPool?
+    /// Whoever reads the plaintext gives its buffers back.
+    private var isPlaintextReturned = false
     /// Let go of once the handshake is over.
     private var whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)?
     /// The session; while `isSteppingElsewhere` it belongs to another thread.
@@ -82,15 +91,18 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     /// - Parameters:
     ///   - gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
+    ///   - buffers: Of the event loop, for ciphertext and, after ``TLSPlaintextReturned``, for plaintext; `nil` makes new ones each time.
     ///   - whenLate: Called instead of the event or the error that ends a handshake, where the peer had left before its last step was
     ///     computed: the channel is gone by then.
     package init(
-        context: TLSContext, gate: HandshakeGate? = nil, whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)? = nil
+        context: TLSContext, gate: HandshakeGate? = nil, buffers: BufferPool? = nil,
+        whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)? = nil
     ) {
         self.whenLate = whenLate
         self.policy = context.policy
         self.isServer = context.role == .server
         self.gate = gate
+        self.buffers = buffers
         self.step = HandshakeStep(context)
     }
 
@@ -175,9 +187,14 @@ package final class TLSHandler: ChannelDuplexHandler {
     }
 
     private func readPlaintext(_ context: ChannelHandlerContext) {
-        var plaintext = ByteBuffer()
+        let pool = isPlaintextReturned ? buffers : nil
+        var plaintext = pool?.takeInbound() ?? ByteBuffer()
         let status = session.read(into: &plaintext)
-        if plaintext.readableBytes > 0 { context.fireChannelRead(wrapInboundOut(plaintext)) }
+        if plaintext.readableBytes > 0 {
+            context.fireChannelRead(wrapInboundOut(plaintext))
+        } else {
+            pool?.giveBack(inbound: &plaintext)
+        }
         guard state == .open else { return }
         switch status {
         case .needsCiphertext:
@@ -389,6 +406,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         guard unflushedPlaintext.readableBytes > 0 else { return true }
         let plaintext = unflushedPlaintext
         unflushedPlaintext = ByteBuffer()
+        if let buffers { session.useOutbound(buffers.takeOutbound()) }
         do {
             try session.write(plaintext)
             return true
@@ -417,7 +435,16 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     private func send(_ context: ChannelHandlerContext, promise: EventLoopPromise<Void>?) {
         guard session.hasOutboundCiphertext || promise != nil else { return }
-        context.writeAndFlush(wrapOutboundOut(session.takeOutboundCiphertext()), promise: promise)
+        var ciphertext = session.takeOutboundCiphertext()
+        context.writeAndFlush(wrapOutboundOut(ciphertext), promise: promise)
+        // Usually the socket has taken it.
+        buffers?.giveBack(outbound: &ciphertext)
+    }
+
+    package func triggerUserOutboundEvent(context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?) {
+        guard event is TLSPlaintextReturned else { return context.triggerUserOutboundEvent(event, promise: promise) }
+        isPlaintextReturned = true
+        promise?.succeed(())
     }
 
     // MARK: Closing

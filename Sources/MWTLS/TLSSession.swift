@@ -123,6 +123,11 @@ package import NIOCore
     /// What waits to be sent.
     package var outboundCiphertextBytes: Int { unsafe state.pointee.outboundCiphertext.readableBytes }
 
+    /// Lets what is to be sent go into `buffer`, which is empty, unless something waits already.
+    mutating func useOutbound(_ buffer: consuming ByteBuffer) {
+        if !hasOutboundCiphertext { unsafe state.pointee.outboundCiphertext = buffer }
+    }
+
     /// Everything that waits to be sent, to be sent in one write.
     package mutating func takeOutboundCiphertext() -> ByteBuffer {
         let ciphertext = unsafe state.pointee.outboundCiphertext
