@@ -91,7 +91,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
 
     /// Whether a request may go on: all of it or nothing. One that may not has been answered, before storage knows of it.
     private func isAllowed(_ request: MWDBRequest, in session: SessionHandler) -> Bool {
-        let grants = session.info.principal.grants
+        let grants = session.grants
         switch request {
         case .get(let keys, let id):
             guard let key = Self.denied(.read, keys, to: grants) else { return true }
@@ -149,7 +149,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
 
     /// Gets that wait were judged by rules that are gone.
     func principalChanged(in session: SessionHandler) {
-        let grants = session.info.principal.grants
+        let grants = session.grants
         for get in self.waitingGets {
             guard let key = Self.denied(.read, get.keys, to: grants) else { continue }
             return self.deny(.read, key, .get, get.id, in: session)
@@ -169,7 +169,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
             if self.waitingGetBytes > session.loop.limits.maximumMessageBytes { session.hold(.waitingGets) }
             return
         }
-        self.answerGet(keys, id, in: session)
+        if !self.answerOnlyKey(keys, id, in: session) { self.answerGet(keys, id, in: session) }
         self.answered(in: session)
     }
 
@@ -296,6 +296,25 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
 
     // MARK: Replies
 
+    /// Answers a get of one key, the hot path: its value goes from where it lies into the outbound buffer, with all that is around it.
+    ///
+    /// - Returns: false if there is more than one key, or something in the way; nothing was written then.
+    private func answerOnlyKey(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) -> Bool {
+        let maximumBytes = session.loop.limits.maximumMessageBytes
+        var isAnswered = false
+        _ = unsafe keys.withOnlyElement { key in
+            try? unsafe self.storage.storage.read(key) { stored in
+                let value = unsafe stored?.bytes
+                let byteCount = unsafe MWDBReply.byteCount(valueBytes: value?.count ?? 0, id: id)
+                if let value = unsafe value, unsafe byteCount > maximumBytes || !MWDBReply.canSay(value) { return }
+                unsafe session.send(.binary, payloadBytes: byteCount) { unsafe MWDBReply.write(value: value, id: id, into: $0) }
+                isAnswered = true
+            }
+        }
+        if isAnswered { session.loop.counters.keysRead &+= 1 }
+        return isAnswered
+    }
+
     /// Reads every key where it is, straight into the outbound buffer.
     private func answerGet(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) {
         let storage = self.storage.storage
@@ -308,9 +327,9 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
                 unsafe keys.forEach { key in
                     guard failure == nil else { return }
                     do throws(StorageError) {
-                        try unsafe storage.withValue(forKey: key) { value in
+                        try unsafe storage.read(key) { stored in
                             do throws(ProtocolError) {
-                                try unsafe MWDBReply.writeValue(value, isFirst: keysRead == 0, to: &buffer)
+                                try unsafe MWDBReply.writeValue(stored?.bytes, isFirst: keysRead == 0, to: &buffer)
                             } catch {
                                 failure = .message(error)
                             }
@@ -379,7 +398,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
     /// An answer has been written: what had to wait for it follows.
     private func answered(in session: SessionHandler) {
         self.hasAnsweredFirst = true
-        guard !self.deferredReloads.isEmpty, self.zeroInFlight == 0 else { return }
+        guard self.deferredReloadBytes > 0, self.zeroInFlight == 0 else { return }
         let deferred = self.deferredReloads
         self.deferredReloads = []
         self.deferredReloadBytes = 0
@@ -441,23 +460,38 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
 extension MWDBRequest {
     /// Stops counting at `limit`, and does not begin where there are too few bytes: an element has its separator, or one byte.
     fileprivate func hasMoreKeys(than limit: Int) -> Bool {
-        struct Exceeded: Error {}
+        switch self {
+        case .get(let keys, _), .remove(let keys, _): keys.bytes.readableBytes > limit && keys.isLonger(than: limit)
+        case .put(let pairs, _): pairs.bytes.readableBytes > limit && pairs.isLonger(than: limit)
+        case .prefix: false
+        }
+    }
+}
+
+// Apart from what every request asks: here there is a counter on the heap.
+
+extension MWDBElements {
+    @inline(never)
+    fileprivate func isLonger(than limit: Int) -> Bool {
         var count = 0
-        func counted() throws {
-            count += 1
-            if count > limit { throw Exceeded() }
-        }
-        do {
-            switch self {
-            case .get(let keys, _), .remove(let keys, _):
-                if keys.bytes.readableBytes > limit { unsafe try keys.forEach { _ in try counted() } }
-            case .put(let pairs, _):
-                if pairs.bytes.readableBytes > limit { unsafe try pairs.forEach { _, _ in try counted() } }
-            case .prefix: break
-            }
-            return false
-        } catch {
-            return true
-        }
+        return (try? unsafe self.forEach { _ in try count.grow(to: limit) }) == nil
+    }
+}
+
+extension MWDBPairs {
+    @inline(never)
+    fileprivate func isLonger(than limit: Int) -> Bool {
+        var count = 0
+        return (try? unsafe self.forEach { _, _ in try count.grow(to: limit) }) == nil
+    }
+}
+
+extension Int {
+    private struct Exceeded: Error {}
+
+    /// Adds one; throws beyond `limit`.
+    fileprivate mutating func grow(to limit: Int) throws {
+        self += 1
+        if self > limit { throw Exceeded() }
     }
 }

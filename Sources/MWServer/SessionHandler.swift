@@ -56,23 +56,33 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Who TLS says is there, as the newest ``SecuritySet`` sees it.
     package private(set) var peer: VerifiedPeer
     package let loop: SessionLoop
+    /// Of the principal in ``info``, at hand for every request.
+    private(set) var grants: AccessGrants
     /// Requests that were taken and are not answered yet.
     package private(set) var requestsInFlight = 0
     /// All that were taken, as the delegate counts them with ``countRequest()``.
-    package private(set) var requestCount: UInt64 = 0
-    package private(set) var receivedBytes: UInt64 = 0
+    package var requestCount: UInt64 { self.tally.value.requests }
+    package var receivedBytes: UInt64 { self.tally.value.receivedBytes }
     /// Where ``SessionLoop`` keeps it.
     var index = 0
     var isScheduledForFlush = false
     var isScheduledForResume = false
 
     let delegate: any SessionDelegate
-    private var machine: WebSocketStateMachine
+    private let machineBox: UncheckedBox<WebSocketStateMachine>
+    private var machine: WebSocketStateMachine {
+        @inline(__always) _read { yield self.machineBox.value }
+        @inline(__always) _modify { yield &self.machineBox.value }
+    }
     private var context: ChannelHandlerContext?
     private var phase = Phase.open
     private var end: SessionEnd?
     private var holds: Holds = []
-    private var outbound = ByteBuffer()
+    private let outboundBox = UncheckedBox(ByteBuffer())
+    private var outbound: ByteBuffer {
+        @inline(__always) _read { yield self.outboundBox.value }
+        @inline(__always) _modify { yield &self.outboundBox.value }
+    }
     private var hasUntakenBytes = false
     private var isTaking = false
     private var isInReadBurst = false
@@ -87,8 +97,15 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var unwritableSince: NIODeadline?
     /// Of the ``SecuritySet`` that judged last.
     private var generation: UInt64
+    private struct Tally {
+        var requests: UInt64 = 0
+        var receivedBytes: UInt64 = 0
+        var writtenBytes = 0
+    }
+
+    private let tally = UncheckedBox(Tally())
     /// Bytes handed to the network in all, and what it had taken of them at `unwritableSince`.
-    package private(set) var writtenBytes = 0
+    package var writtenBytes: Int { self.tally.value.writtenBytes }
     private var takenBytesThen = 0
     /// Written since the last flush: the network does not know of them.
     private var unflushedBytes = 0
@@ -96,17 +113,20 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
     package init(_ info: SessionInfo, peer: VerifiedPeer, generation: UInt64, on loop: SessionLoop, delegate: any SessionDelegate) {
         self.info = info
+        self.grants = info.principal.grants
         self.peer = peer
         self.generation = generation
         self.loop = loop
         self.delegate = delegate
-        self.machine = WebSocketStateMachine(role: .server, limits: loop.webSocketLimits)
+        self.machineBox = UncheckedBox(WebSocketStateMachine(role: .server, limits: loop.webSocketLimits))
         self.openedAt = loop.now
         self.lastHeard = loop.now
     }
 
     package func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
+        self.machine.isReturningInput = true
+        context.triggerUserOutboundEvent(TLSPlaintextReturned(), promise: nil)
         self.loop.sessionOpened(self)
         if !context.channel.isActive { self.connectionEnded() }
     }
@@ -121,7 +141,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let bytes = self.unwrapInboundIn(data)
         self.loop.counters.receivedBytes &+= UInt64(bytes.readableBytes)
-        self.receivedBytes &+= UInt64(bytes.readableBytes)
+        self.tally.value.receivedBytes &+= UInt64(bytes.readableBytes)
         self.lastHeard = self.loop.now
         self.pingedAt = nil
         // What came before is taken first, and this one when the burst ends: by then the machine alone holds the buffer, and can unmask in
@@ -170,6 +190,7 @@ package final class SessionHandler: ChannelDuplexHandler {
             }
             if !self.isInReadBurst { self.flushIfLarge() }
         }
+        if var input = self.machine.takeReturnedInput() { self.loop.buffers.giveBack(inbound: &input) }
         self.isTaking = false
     }
 
@@ -210,7 +231,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     /// A request was taken, whenever it is answered.
-    package func countRequest() { self.requestCount &+= 1 }
+    package func countRequest() { self.tally.value.requests &+= 1 }
 
     /// A request was taken that is answered later.
     package func requestStarted() {
@@ -250,6 +271,13 @@ package final class SessionHandler: ChannelDuplexHandler {
         guard !self.hasEnded else { return }
         self.prepareOutbound()
         try self.machine.writeMessage(opcode, to: &self.outbound, expectedBytes: expectedBytes, body)
+    }
+
+    /// Appends a message of `payloadBytes`, which `body` fills in place.
+    func send(_ opcode: MessageOpcode, payloadBytes: Int, _ body: (UnsafeMutableRawBufferPointer) -> Void) {
+        guard !self.hasEnded else { return }
+        self.prepareOutbound()
+        unsafe self.machine.writeMessage(opcode, payloadBytes: payloadBytes, to: &self.outbound, body)
     }
 
     /// Appends a message.
@@ -330,7 +358,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     private func prepareOutbound() {
-        if self.outbound.storageCapacity == 0 { self.outbound = self.loop.takeBuffer() }
+        if self.outbound.capacity == 0 { self.outbound = self.loop.buffers.takeOutbound() }
         if !self.isTaking { self.loop.scheduleFlush(self) }
     }
 
@@ -349,7 +377,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         context.flush()
         self.unflushedBytes = 0
         // By now the TLS handler has encrypted it and let go of it.
-        self.loop.giveBack(&sent)
+        self.loop.buffers.giveBack(outbound: &sent)
     }
 
     /// Returns what was written: its storage is free to be used again after the next flush.
@@ -364,7 +392,7 @@ package final class SessionHandler: ChannelDuplexHandler {
 
     private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
         self.loop.counters.sentBytes &+= UInt64(bytes.readableBytes)
-        self.writtenBytes &+= bytes.readableBytes
+        self.tally.value.writtenBytes &+= bytes.readableBytes
         self.unflushedBytes += bytes.readableBytes
         context.write(self.wrapOutboundOut(bytes), promise: nil)
     }
@@ -474,6 +502,7 @@ package final class SessionHandler: ChannelDuplexHandler {
             outcome.changed += 1
             self.loop.principalChanged(of: self, to: principal)
             self.info.principal = principal
+            self.grants = principal.grants
             self.delegate.principalChanged(in: self)
         case .refused(let refusal):
             outcome.closed += 1

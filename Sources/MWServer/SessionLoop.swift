@@ -1,6 +1,6 @@
 package import Logging
 package import MWPKI
-internal import MWTLS
+package import MWTLS
 package import MWWebSocket
 package import NIOCore
 
@@ -16,9 +16,14 @@ package final class SessionLoop {
     package let census: ConnectionCensus
     /// Who came, who was refused: every decision about a peer is told to it.
     package let audit: AuditLog
-    package var counters = SessionCounters()
+    private let counterBox = UncheckedBox(SessionCounters())
+    package var counters: SessionCounters {
+        @inline(__always) _read { yield self.counterBox.value }
+        @inline(__always) _modify { yield &self.counterBox.value }
+    }
     /// The time of the last tick: near enough for every deadline, and free to read.
-    package private(set) var now: NIODeadline
+    package var now: NIODeadline { self.tickedAt }
+    private var tickedAt: NIODeadline
     package private(set) var isDraining = false
     package private(set) var sessions: [SessionHandler] = []
     package var factory: (any SessionFactory)?
@@ -32,16 +37,13 @@ package final class SessionLoop {
     private var resumable: [SessionHandler] = []
     private var isTurnEndScheduled = false
     private var isInTurn = false
-    private var buffers: [ByteBuffer] = []
+    /// For what the connections receive and send.
+    package let buffers = BufferPool()
     private var nextConnectionID: UInt64
     private let connectionIDStride: UInt64
     private var whenEmpty: EventLoopPromise<Void>?
     private var ticking: Scheduled<Void>?
 
-    /// Outbound buffers that are kept for the next burst, and the largest that is: a connection without traffic holds none.
-    private static let maximumIdleBuffers = 16
-    private static let maximumIdleBufferBytes = 256 * 1024
-    private static let bufferBytes = 4096
     /// Between two looks at the deadlines; a shorter deadline is looked at eight times.
     private static let tick: Duration = .milliseconds(500)
     private static let minimumTick: Duration = .milliseconds(5)
@@ -64,7 +66,7 @@ package final class SessionLoop {
         self.audit = audit ?? AuditLog(logger: logger)
         self.refusalLines = EventBudget(burst: limits.refusalLinesAtOnce, perSecond: Double(limits.refusalLinesPerSecond))
         self.logger = logger
-        self.now = .now()
+        self.tickedAt = .now()
         self.nextConnectionID = UInt64(number) + 1
         self.connectionIDStride = UInt64(loopCount)
     }
@@ -106,7 +108,7 @@ package final class SessionLoop {
         if lateness > TimeAmount(self.limits.pongTimeout / 2) {
             for session in self.sessions { session.forgiveSilence(of: lateness) }
         }
-        self.now = now
+        self.tickedAt = now
         for opening in self.openings { opening.ticked(now) }
         for session in self.sessions {
             session.ticked(now)
@@ -286,21 +288,6 @@ package final class SessionLoop {
         self.factory?.turnEnded()
     }
 
-    // MARK: Buffers
-
-    func takeBuffer() -> ByteBuffer {
-        self.buffers.popLast() ?? ByteBufferAllocator().buffer(capacity: Self.bufferBytes)
-    }
-
-    /// Takes a buffer's storage back, if nobody else holds it.
-    func giveBack(_ buffer: inout ByteBuffer) {
-        let isAlone = buffer.modifyIfUniquelyOwned { $0.clear() } != nil
-        if isAlone, buffer.storageCapacity <= Self.maximumIdleBufferBytes, self.buffers.count < Self.maximumIdleBuffers {
-            self.buffers.append(buffer)
-        }
-        buffer = ByteBuffer()
-    }
-
     // MARK: Draining
 
     /// Ends every connection with `code` once its requests are answered; the future succeeds when none is left.
@@ -328,7 +315,7 @@ package final class SessionLoop {
         self.ticking = nil
         self.factory?.loopEnded()
         self.factory = nil
-        self.buffers = []
+        self.buffers.removeAll()
     }
 
     private func succeedIfEmpty() {

@@ -230,7 +230,9 @@ package final class SessionServer: Sendable {
         let opening = OpeningHandler(
             on: entry.sessions, policy: self.options.opening, security: self.security, generation: set.generation)
         try pipeline.addHandler(
-            TLSHandler(context: set.context, gate: entry.gate, whenLate: { opening.handshakeEndedLate($0) }))
+            TLSHandler(
+                context: set.context, gate: entry.gate, buffers: entry.sessions.buffers,
+                whenLate: { opening.handshakeEndedLate($0) }))
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
         try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))
         try pipeline.addHandler(opening)

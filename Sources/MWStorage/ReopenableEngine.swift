@@ -21,6 +21,10 @@ final class ReopenableEngine: @unchecked Sendable {
 
     let factory: StorageEngineFactory
     let directory: DataDirectory
+    /// What the engine would say of hot keys, whoever asks and whether it is open or not; nil where there is no such cache.
+    ///
+    /// Emptied with every engine that goes: what a failed disk holds must be read.
+    let hotValues: HotValues?
     private let backup = Mutex<Void>(())
     private let options: EngineOptions
 
@@ -31,7 +35,9 @@ final class ReopenableEngine: @unchecked Sendable {
         self.factory = factory
         self.directory = directory
         self.options = options
-        let engine = try ReopenableEngine.open(factory, directory, options)
+        let hotValues = options.hotValueBytes > 0 ? HotValues(capacityBytes: options.hotValueBytes) : nil
+        self.hotValues = hotValues
+        let engine = try ReopenableEngine.open(factory, directory, options, hotValues)
         do throws(StorageError) {
             let identity = try StoreIdentity.establish(in: engine, of: directory)
             self.identity = identity
@@ -56,10 +62,10 @@ final class ReopenableEngine: @unchecked Sendable {
     }
 
     private static func open(
-        _ factory: StorageEngineFactory, _ directory: DataDirectory, _ options: EngineOptions
+        _ factory: StorageEngineFactory, _ directory: DataDirectory, _ options: EngineOptions, _ hotValues: HotValues?
     ) throws(StorageError) -> any StorageEngine {
         let engine = try factory.open(directory.engineDirectory, options)
-        return options.hotValueBytes > 0 ? HotEngine(engine, capacityBytes: options.hotValueBytes) : engine
+        return hotValues.map { HotEngine(engine, $0) } ?? engine
     }
 
     /// How far the store has come.
@@ -104,9 +110,10 @@ final class ReopenableEngine: @unchecked Sendable {
         let failure = gate.withExclusiveAccess { () -> StorageError? in
             engine?.close()
             engine = nil
+            hotValues?.removeAll()
             generation += 1
             do throws(StorageError) {
-                let opened = try ReopenableEngine.open(factory, directory, options)
+                let opened = try ReopenableEngine.open(factory, directory, options, hotValues)
                 engine = opened
                 unavailable = nil
                 let revision: UInt64 = try MetaRecord.read(MetaRecord.revisionKey, from: opened) ?? 0
@@ -127,6 +134,7 @@ final class ReopenableEngine: @unchecked Sendable {
         gate.withExclusiveAccess {
             engine?.close()
             engine = nil
+            hotValues?.removeAll()
             unavailable = nil
         }
         directory.release()

@@ -1,37 +1,45 @@
 extension Storage {
     /// Calls `body` once with what is stored under `key`, borrowed for that call, or with nil.
     ///
-    /// For the hot path: no copy, no lock, no allocation here. Waits only while the engine is being opened again after a
-    /// disk error. `body` must not call the store.
-    @inline(__always)
-    package func read<R>(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> R) throws(StorageError) -> R {
-        var result: R?
+    /// For the hot path: no copy, no allocation here, and for a hot value neither the engine nor its gate, but the lock of a shard. Waits
+    /// only while the engine is being opened again after a disk error. `body` must not call the store.
+    package func read(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> Void) throws(StorageError) {
+        guard let hotValues = engine.hotValues else { return try unsafe readEngine(key, afterMiss: nil, body) }
+        var isDamaged = false
+        let ticket = unsafe hotValues.lookUp(key) { bytes in
+            if let stored = unsafe StoredValue(decoding: bytes) { body(stored) } else { isDamaged = true }
+        }
+        if let ticket { return try unsafe readEngine(key, afterMiss: ticket, body) }
+        if isDamaged { throw StoredValue.damaged }
+    }
+
+    private func readEngine(
+        _ key: UnsafeRawBufferPointer, afterMiss ticket: HotValues.FillTicket?, _ body: (StoredValue?) -> Void
+    ) throws(StorageError) {
+        var isDamaged = false
         try engine.withEngine { (engine) throws(StorageError) in
             try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
-                try unsafe engine.read(engineKey) { bytes in
-                    guard let bytes = unsafe bytes else { return result = body(nil) }
-                    guard let stored = unsafe StoredValue(decoding: bytes) else { return }
-                    result = body(stored)
+                func decode(_ bytes: UnsafeRawBufferPointer?) {
+                    guard let bytes = unsafe bytes else { return body(nil) }
+                    if let stored = unsafe StoredValue(decoding: bytes) { body(stored) } else { isDamaged = true }
+                }
+                if let ticket, let hot = engine as? HotEngine {
+                    try unsafe hot.read(engineKey, afterMiss: ticket, decode)
+                } else {
+                    try unsafe engine.read(engineKey, decode)
                 }
             }
         }
-        guard let result else { throw StoredValue.damaged }
-        return result
-    }
-
-    /// As ``read(_:_:)``, for who needs the value only.
-    @inline(__always)
-    package func withValue<R>(
-        forKey key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> R
-    ) throws(StorageError) -> R {
-        try unsafe read(key) { unsafe body($0?.bytes) }
+        if isDamaged { throw StoredValue.damaged }
     }
 
     /// The value under `key`, or nil.
     package func get(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
+        var value: [UInt8]?
         try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
-            try unsafe withValue(forKey: key) { unsafe $0.map { unsafe Array($0) } }
+            try unsafe read(key) { value = $0.map { unsafe Array($0.bytes) } }
         }
+        return value
     }
 
     /// Runs `body`, whose reads are all of one revision, and returns that revision with its result.

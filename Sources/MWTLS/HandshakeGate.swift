@@ -104,8 +104,8 @@ package final class HandshakeGate {
 final class HandshakeStep: @unchecked Sendable {
     private let box: UncheckedBox<TLSSession>
     var session: TLSSession {
-        _read { yield box.value }
-        _modify { yield &box.value }
+        @inline(__always) _read { yield box.value }
+        @inline(__always) _modify { yield &box.value }
     }
 
     init(_ context: TLSContext) { box = UncheckedBox(TLSSession(context: context)) }

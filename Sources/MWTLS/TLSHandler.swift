@@ -65,8 +65,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// The session; while `isSteppingElsewhere` it belongs to another thread.
     private let step: HandshakeStep
     private var session: TLSSession {
-        _read { yield step.session }
-        _modify { yield &step.session }
+        @inline(__always) _read { yield step.session }
+        @inline(__always) _modify { yield &step.session }
     }
     private var isSteppingElsewhere = false
     /// What came meanwhile.

@@ -5,8 +5,15 @@ import Testing
 
 /// The cache alone, against a map that stands for the engine.
 @Suite struct HotValuesTests {
-    private func look(_ cache: HotValues, _ key: [UInt8]) -> HotValues.Lookup<[UInt8]> {
-        unsafe key.withUnsafeBytes { key in unsafe cache.lookUp(key) { unsafe Array($0) } }
+    private enum Lookup {
+        case hit([UInt8])
+        case miss(HotValues.FillTicket)
+    }
+
+    private func look(_ cache: HotValues, _ key: [UInt8]) -> Lookup {
+        var found: [UInt8] = []
+        let ticket = unsafe key.withUnsafeBytes { key in unsafe cache.lookUp(key) { found = unsafe Array($0) } }
+        return ticket.map { .miss($0) } ?? .hit(found)
     }
 
     private func value(_ cache: HotValues, _ key: [UInt8]) -> [UInt8]? {
@@ -17,17 +24,20 @@ import Testing
         unsafe key.withUnsafeBytes { key in unsafe value.withUnsafeBytes { unsafe cache.fill(key, $0, ticket) } }
     }
 
-    private func began(_ cache: HotValues, _ key: [UInt8]) { unsafe key.withUnsafeBytes { unsafe cache.writeBegan($0) } }
+    private func began(_ cache: HotValues, _ key: [UInt8], valueBytes: Int) {
+        unsafe key.withUnsafeBytes { key in unsafe cache.writeBegan(key, valueBytes: valueBytes, hash: cache.hash(of: key)) }
+    }
 
     private func ended(_ cache: HotValues, _ key: [UInt8], _ value: [UInt8]?) {
         unsafe key.withUnsafeBytes { key in
-            guard let value else { return unsafe cache.writeEnded(key, nil) }
-            unsafe value.withUnsafeBytes { unsafe cache.writeEnded(key, $0) }
+            let hash = unsafe cache.hash(of: key)
+            guard let value else { return unsafe cache.writeEnded(key, nil, hash: hash) }
+            unsafe value.withUnsafeBytes { unsafe cache.writeEnded(key, $0, hash: hash) }
         }
     }
 
     private func put(_ cache: HotValues, _ key: [UInt8], _ value: [UInt8]?) {
-        began(cache, key)
+        began(cache, key, valueBytes: value?.count ?? 0)
         ended(cache, key, value)
     }
 
@@ -50,11 +60,65 @@ import Testing
 
     @Test func `Of two writes of a key in one batch the first is never seen`() {
         let cache = HotValues(capacityBytes: 64 << 20)
-        for _ in 0..<2 { began(cache, [1]) }
+        for _ in 0..<2 { began(cache, [1], valueBytes: 1) }
         ended(cache, [1], [1])
         #expect(value(cache, [1]) == nil)
         ended(cache, [1], [2])
         #expect(value(cache, [1]) == [2])
+    }
+
+    @Test func `What is being written is not given up, whatever else comes`() {
+        let capacity = 64 * 2 * 1024
+        let cache = HotValues(capacityBytes: capacity)
+        let body = [UInt8](repeating: 1, count: 300)
+        let keys = (0..<2_000).map { Array("key \($0)".utf8) }
+        for key in keys { began(cache, key, valueBytes: body.count) }
+        for key in keys { #expect(value(cache, key) == nil) }
+        for key in keys { ended(cache, key, body) }
+        #expect(cache.byteCount <= capacity && cache.byteCount > capacity / 4)
+        let kept = keys.compactMap { value(cache, $0) }
+        #expect(kept.count > 50 && kept.allSatisfy { $0 == body })
+        for key in keys { put(cache, key, nil) }
+        #expect(cache.byteCount == 0)
+    }
+
+    @Test func `When everything is forgotten nothing is there, and what was read before is not kept`() throws {
+        let cache = HotValues(capacityBytes: 64 << 20)
+        for number in UInt8(0)...200 { put(cache, [number], [number]) }
+        guard case .miss(let ticket) = look(cache, [201]) else { throw NotAMiss() }
+        cache.removeAll()
+        for number in UInt8(0)...200 { #expect(value(cache, [number]) == nil) }
+        #expect(cache.byteCount == 0)
+        fill(cache, [201], [1], ticket)
+        #expect(value(cache, [201]) == nil)
+        put(cache, [1], [2])
+        #expect(value(cache, [1]) == [2])
+    }
+
+    private struct NotAMiss: Error {}
+
+    // Source: the standard library's hasher is SipHash-1-3, too; these are the vectors of the authors' test, as other implementations of
+    // SipHash-1-3 have them: the key is 00 01 … 0f, the messages are nothing, 00, 00 01, …
+    @Test func `Keys are hashed as SipHash-1-3 says`() {
+        let hash = KeyHash(key: (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908))
+        let expected: [(count: Int, hash: UInt64)] = [
+            (0, 0xabac_0158_050f_c4dc),
+            (1, 0xc9f4_9bf3_7d57_ca93),
+            (4, 0xcf75_5760_88d3_8328),
+            (7, 0xd392_7d98_9bb1_1140),
+            (8, 0x3690_9511_8d29_9a8e),
+            (9, 0x25a4_8eb3_6c06_3de4),
+            (12, 0x78a3_84b1_57b4_d9a2),
+            (15, 0xd320_d86d_2a51_9956),
+            (16, 0xcc4f_dd1a_7d90_8b66),
+            (23, 0x525a_0e7f_dae6_c123),
+            (63, 0x9d19_9062_b7bb_b3a8),
+        ]
+        for (count, expected) in expected {
+            let message = (0..<count).map { UInt8($0) }
+            let actual = unsafe message.withUnsafeBytes { unsafe hash($0) }
+            #expect(UInt64(bitPattern: Int64(actual)) == expected, "\(count) bytes")
+        }
     }
 
     // Method: one writer and eight readers, each a sequence of steps as in the drawing of the file; a seeded schedule takes one step of one of
@@ -81,7 +145,8 @@ import Testing
                     } else {
                         let value = [UInt8](repeating: UInt8(truncatingIfNeeded: step), count: Int(random.next() % 300))
                         writing = (key, random.next() % 4 == 0 ? nil : value, false)
-                        began(cache, key)
+                        // What it says of its value's size may be wrong, too: then there is no room yet.
+                        began(cache, key, valueBytes: random.next() % 4 == 0 ? 7 : value.count)
                     }
                 } else if let current = reading[actor] {
                     if let seen = current.seen {
@@ -122,7 +187,7 @@ import Testing
                 for round in 1...20_000 {
                     let key = [UInt8(truncatingIfNeeded: random.next() % 16)]
                     let value = (0..<4).map { UInt8(truncatingIfNeeded: round >> (24 - 8 * $0)) }
-                    self.began(cache, key)
+                    self.began(cache, key, valueBytes: 4)
                     race.engine.withLock { $0[key] = value }
                     self.ended(cache, key, value)
                 }

@@ -1,5 +1,6 @@
 internal import MWProtocol
 internal import MWStorage
+internal import MWWebSocket
 internal import NIOCore
 
 // Reads: answered at once, on the event loop, from what is on stable storage. They do not wait for writes of the same connection that are
@@ -23,14 +24,17 @@ extension NativeSession {
             } else {
                 snapshot = nil
             }
+            if snapshot == nil, terms.keyCount == 1 {
+                try self.answerOnlyKey(frame, isWithoutValue: terms.isWithoutValues, from: storage.storage, in: session)
+                session.loop.counters.keysRead &+= 1
+                return
+            }
             self.reply(to: .get, frame.id, expectedBytes: 1_024, in: session) { (buffer) throws(NativeFailure) in
                 var answer = NativeValuesWriter(
                     frame.fields, isWithoutValues: terms.isWithoutValues, maximumBytes: limits.maximumMessageBytes)
                 do throws(StorageError) {
                     if let snapshot {
                         try answer.write(from: snapshot, to: &buffer)
-                    } else if terms.keyCount == 1 {
-                        try answer.writeOne(from: storage.storage, to: &buffer)
                     } else {
                         try answer.write(from: storage.storage, to: &buffer)
                     }
@@ -43,6 +47,30 @@ extension NativeSession {
         } catch {
             self.fail(error, frame, in: session)
         }
+    }
+
+    /// Answers a get of one key, the hot path: its value goes from where it lies into the outbound buffer, with all that is around it.
+    /// There is no other key that it would have to agree with.
+    private func answerOnlyKey(
+        _ frame: NativeFrame, isWithoutValue: Bool, from storage: Storage, in session: SessionHandler
+    ) throws(NativeFailure) {
+        let maximumBytes = session.loop.limits.maximumMessageBytes
+        var revision = storage.revision
+        var isTooBig = false
+        do throws(StorageError) {
+            try unsafe NativeValuesWriter.forEachKey(of: frame.fields) { (key) throws(StorageError) in
+                try unsafe storage.read(key) { stored in
+                    // It may have been put since.
+                    if let stored { revision = max(revision, stored.revision) }
+                    let reply = NativeValueReply(frame.id, stored, isWithoutValue: isWithoutValue, revision)
+                    isTooBig = reply.byteCount > maximumBytes
+                    if !isTooBig { unsafe session.send(.binary, payloadBytes: reply.byteCount) { unsafe reply.write(into: $0) } }
+                }
+            }
+        } catch {
+            throw self.storageFailed(error, wasSubmitted: false, in: session)
+        }
+        if isTooBig { throw .answerTooBig(maximumBytes) }
     }
 
     // MARK: Scans
@@ -186,19 +214,6 @@ private struct NativeValuesWriter {
         self.maximumBytes = maximumBytes
     }
 
-    /// The only key: no other that it would have to agree with.
-    mutating func writeOne(from storage: Storage, to buffer: inout ByteBuffer) throws(StorageError) {
-        var revision = storage.revision
-        try unsafe self.forEachKey { (key) throws(StorageError) in
-            try unsafe storage.read(key) { stored in
-                buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues)
-                // It may have been put since.
-                if let stored { revision = max(revision, stored.revision) }
-            }
-        }
-        buffer.writeNativeField(Self.revisionTag, revision.native)
-    }
-
     mutating func write(from storage: Storage, to buffer: inout ByteBuffer) throws(StorageError) {
         let start = buffer.writerIndex
         let (_, revision) = try storage.withConsistentReads { (reader) throws(StorageError) in
@@ -238,9 +253,17 @@ private struct NativeValuesWriter {
 
     @inline(__always)
     private func forEachKey(_ body: (UnsafeRawBufferPointer) throws(StorageError) -> Void) throws(StorageError) {
+        try unsafe Self.forEachKey(of: self.fields, body)
+    }
+
+    /// Calls `body` with each key of a get whose fields have been read before.
+    @inline(__always)
+    static func forEachKey(
+        of fields: NativeFields, _ body: (UnsafeRawBufferPointer) throws(StorageError) -> Void
+    ) throws(StorageError) {
         var failure: StorageError?
         do throws(ProtocolError) {
-            try unsafe self.fields.forEach { (tag, key) throws(ProtocolError) in
+            try unsafe fields.forEach { (tag, key) throws(ProtocolError) in
                 guard tag == Self.keysTag, failure == nil else { return }
                 do throws(StorageError) { try unsafe body(key) } catch { failure = error }
             }
@@ -248,6 +271,95 @@ private struct NativeValuesWriter {
             preconditionFailure("these fields have been read before")
         }
         if let failure { throw failure }
+    }
+}
+
+/// The reply to a get of one key, a frame of known length:
+///
+///     frame header 12 │ entry: header 6 │ revision 14 │ lease 14, if there is one │ value 6 + n, if there is one │ revision 14
+///                     │ absent: header 6                                                                        │
+@safe
+private struct NativeValueReply {
+    private let id: RequestID
+    private let stored: StoredValue?
+    private let revision: Revision
+    /// Bytes of the value that are told.
+    private let valueBytes: Int
+    private let entryBytes: Int
+    let byteCount: Int
+
+    private static let integerFieldBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
+    private static let entriesTag: NativeTag = 2
+    private static let revisionTag: NativeTag = 1
+
+    init(_ id: RequestID, _ stored: StoredValue?, isWithoutValue: Bool, _ revision: Revision) {
+        self.id = id
+        self.stored = stored
+        self.revision = revision
+        var (valueBytes, entryBytes) = (0, 0)
+        if let stored {
+            valueBytes = isWithoutValue ? 0 : unsafe stored.bytes.count
+            entryBytes = Self.integerFieldBytes
+            if stored.lease != nil { entryBytes += Self.integerFieldBytes }
+            if valueBytes > 0 { entryBytes += NativeFields.headerBytes + valueBytes }
+        }
+        self.valueBytes = valueBytes
+        self.entryBytes = entryBytes
+        self.byteCount = NativeFrame.headerBytes + NativeFields.headerBytes + entryBytes + Self.integerFieldBytes
+    }
+
+    /// Fills ``byteCount`` bytes.
+    func write(into bytes: UnsafeMutableRawBufferPointer) {
+        var cursor = unsafe ByteCursor(bytes)
+        cursor.write(UInt32(truncatingIfNeeded: self.byteCount - MemoryLayout<UInt32>.size))
+        cursor.write(UInt16(NativeRole.reply.rawValue) << 8)
+        cursor.write(NativeRequestKind.get.rawValue)
+        cursor.write(self.id.rawValue)
+        cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
+        if let stored = self.stored {
+            cursor.write(3, stored.revision.native)
+            if let lease = stored.lease { cursor.write(4, lease.native) }
+            if self.valueBytes > 0 {
+                cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes))
+                unsafe cursor.write(stored.bytes)
+            }
+        }
+        cursor.write(Self.revisionTag, self.revision.native)
+    }
+}
+
+/// Writes one after the other, big-endian, into memory that has room for it.
+@safe
+private struct ByteCursor {
+    private let bytes: UnsafeMutableRawBufferPointer
+    private var offset = 0
+
+    init(_ bytes: UnsafeMutableRawBufferPointer) { unsafe self.bytes = bytes }
+
+    @inline(__always)
+    mutating func write<Integer: FixedWidthInteger & BitwiseCopyable>(_ integer: Integer) {
+        unsafe self.bytes.storeBytes(of: integer.bigEndian, toByteOffset: self.offset, as: Integer.self)
+        self.offset += MemoryLayout<Integer>.size
+    }
+
+    /// A field's header.
+    @inline(__always)
+    mutating func write(_ tag: NativeTag, _ length: UInt32) {
+        self.write(tag.rawValue)
+        self.write(length)
+    }
+
+    /// A field whose value is an integer.
+    @inline(__always)
+    mutating func write(_ tag: NativeTag, _ integer: Int64) {
+        self.write(tag, UInt32(MemoryLayout<Int64>.size))
+        self.write(integer)
+    }
+
+    @inline(__always)
+    mutating func write(_ bytes: UnsafeRawBufferPointer) {
+        unsafe UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset...]).copyMemory(from: bytes)
+        self.offset += bytes.count
     }
 }
 

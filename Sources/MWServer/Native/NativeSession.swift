@@ -84,11 +84,19 @@ package final class NativeSession: SessionDelegate {
         // A flush may bring us here again.
         guard !self.isTaking, !self.isPausing, self.rest != nil else { return }
         self.isTaking = true
-        let end = session.loop.eventLoop.now + self.turnTime
+        // Asked for when there is a second request: most messages have one.
+        var end: NIODeadline?
         var count = 0
         while session.mayTakeNext, self.takeRequest(in: session) {
+            guard self.rest != nil else { break }
             count += 1
-            guard count % Self.requestsPerLook == 0, self.rest != nil, session.loop.eventLoop.now >= end else { continue }
+            guard count == 1 || count % Self.requestsPerLook == 0 else { continue }
+            let now = session.loop.eventLoop.now
+            guard let turnEnd = end else {
+                end = now + self.turnTime
+                continue
+            }
+            guard now >= turnEnd else { continue }
             self.pause(session)
             break
         }
@@ -136,7 +144,22 @@ package final class NativeSession: SessionDelegate {
 
     // MARK: Requests
 
+    // Plain integers, to compare with: most requests are one of these.
+    private static let getKind = NativeRequestKind.get.rawValue
+    private static let putKind = NativeRequestKind.put.rawValue
+
+    @inline(__always)
     private func handle(_ frame: NativeFrame, in session: SessionHandler) {
+        if frame.kind == Self.getKind {
+            self.get(frame, in: session)
+        } else if frame.kind == Self.putKind {
+            self.put(frame, in: session)
+        } else {
+            self.handleOther(frame, in: session)
+        }
+    }
+
+    private func handleOther(_ frame: NativeFrame, in session: SessionHandler) {
         switch NativeRequestKind(rawValue: frame.kind) {
         case .hello: self.answer(NativeHello.self, frame, in: session) { self.welcome($0, session) }
         case .ping: self.answer(NativePing.self, frame, in: session) { Self.pong($0) }
@@ -163,8 +186,6 @@ package final class NativeSession: SessionDelegate {
             }
             let asking = session.info.connectionID
             self.change(NativeReloadClientsRequest.self, \.subject, frame, in: session) { try await $0.perform($1, by: $2, on: asking) }
-        case .get: self.get(frame, in: session)
-        case .put: self.put(frame, in: session)
         case .remove: self.remove(frame, in: session)
         case .scan: self.scan(frame, in: session)
         case .transaction: self.transaction(frame, in: session)
