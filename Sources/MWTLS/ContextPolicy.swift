@@ -27,6 +27,14 @@ enum ContextPolicy {
     }
     private static let libraryInitialization: Int32 = OPENSSL_init_ssl(UInt64(OPENSSL_INIT_NO_LOAD_CONFIG), nil)
 
+    /// What TLS looks algorithms up in; nil is OpenSSL's own. No configuration file reaches it.
+    // Safety: OpenSSL's library contexts may be used by any number of threads; this one lives as long as the process.
+    nonisolated(unsafe) static let library: OpaquePointer? = {
+        initializeLibrary()
+        defer { ERR_clear_error() }
+        return unsafe mws_peer_library()
+    }()
+
     /// Versions, suites, options. Returns whether a post-quantum group is on offer.
     static func apply(_ policy: TLSPolicy, to context: OpaquePointer) throws(TLSError) -> Bool {
         guard policy.minimumVersion <= policy.maximumVersion else {

@@ -70,7 +70,8 @@ package import MWPKI
     ) throws(TLSError) {
         ContextPolicy.initializeLibrary()
         ERR_clear_error()
-        guard let context = unsafe SSL_CTX_new(role == .server ? TLS_server_method() : TLS_client_method()) else {
+        let method = unsafe role == .server ? TLS_server_method() : TLS_client_method()
+        guard let context = unsafe SSL_CTX_new_ex(ContextPolicy.library, nil, method) else {
             throw TLSError(.policyRejected, "OpenSSL", "makes no context", underlying: OpenSSLErrors.drain().lines)
         }
         unsafe self.pointer = unsafe context
