@@ -1,3 +1,5 @@
+internal import COpenSSL
+
 /// SHA-256 of a certificate's DER: which certificate it is.
 package struct CertificateFingerprint: Hashable, Sendable, CustomStringConvertible {
     let digest: SHA256Value
@@ -12,6 +14,13 @@ package struct CertificateFingerprint: Hashable, Sendable, CustomStringConvertib
     package init?(_ text: String) {
         guard let digest = SHA256Value(text: text) else { return nil }
         self.digest = digest
+    }
+
+    /// Of an `X509`, before anything else of it is read.
+    package init?(of x509: OpaquePointer) {
+        var bytes = [UInt8](repeating: 0, count: Int(SHA256_DIGEST_LENGTH))
+        guard unsafe X509_digest(x509, EVP_sha256(), &bytes, nil) == 1 else { return nil }
+        self.init(bytes: bytes)
     }
 
     package var bytes: [UInt8] { digest.bytes }

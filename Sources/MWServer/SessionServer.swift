@@ -32,6 +32,9 @@ package final class SessionServer: Sendable {
     private static let backlog: Int32 = 1_024
     /// Reads of one connection in a row, so that one that sends without end does not starve the others.
     private static let readsInARow: UInt = 4
+    /// Every connection keeps the buffer of its last read. 512 B: the hello of a client with classic key shares; it doubles with each read that
+    /// fills it, as far as a bulk reader needs.
+    private static let readBuffers = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 * 1024)
 
     private let options: Options
     private let logger: Logger
@@ -209,6 +212,7 @@ package final class SessionServer: Sendable {
             }
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelOption(.maxMessagesPerRead, value: Self.readsInARow)
+            .childChannelOption(.recvAllocator, value: Self.readBuffers)
             .childChannelOption(
                 .writeBufferWaterMark,
                 value: .init(low: self.options.limits.maximumUnsentBytes / 2, high: self.options.limits.maximumUnsentBytes)

@@ -14,6 +14,7 @@
 
 internal import COpenSSL
 package import MWPKI
+internal import Synchronization
 
 /// A peer that proved possession of a key whose certificate our trust store accepts. Only `PeerVerification` makes one.
 package struct VerifiedPeer: Sendable {
@@ -90,6 +91,13 @@ final class PeerVerification: Sendable {
     private let ownKeys: Set<PublicKeyPin>
     private let pins: Set<CertificateFingerprint>?
     private let trustStore: TrustStore
+    /// The trust store's certificates by the addresses of the objects that OpenSSL builds chains of.
+    private let anchors: [UInt: Certificate]
+    /// Leaves that passed rule 1 before, read: one copy for all connections of a certificate, and none is read again. It saves reading, never
+    /// a check.
+    private let leaves = Mutex<[CertificateFingerprint: Certificate]>([:])
+    /// Beyond, all are forgotten: 6 MiB at the most.
+    private static let maximumRememberedLeaves = 1_024
     private let refusals: RefusalSet
     private let time: Timestamp?
     let expectedName: ServerName?
@@ -104,6 +112,9 @@ final class PeerVerification: Sendable {
         self.time = time
         self.ownKeys = earlierKeys.union((own?.leaf.publicKeyPin).map { [$0] } ?? [])
         self.trustStore = trustStore
+        self.anchors = Dictionary(
+            trustStore.anchors.map { anchor in unsafe (anchor.certificate.withUnsafeX509 { UInt(bitPattern: $0) }, anchor.certificate) },
+            uniquingKeysWith: { first, _ in first })
         switch server {
         case .pinned(let pins, _)?:
             self.pins = pins
@@ -179,8 +190,10 @@ final class PeerVerification: Sendable {
         }
         let accepted: AcceptedChain
         do {
-            let chain = try unsafe elements(of: X509_STORE_CTX_get0_chain(storeContext)).map {
-                trustStore.interned(try unsafe Certificate(sharing: $0, source: "peer"))
+            let chain = try unsafe elements(of: X509_STORE_CTX_get0_chain(storeContext)).map { element in
+                // Our own are read already.
+                if let anchor = anchors[UInt(bitPattern: element)] { return anchor }
+                return try unsafe remembered(element)
             }
             let sent = try unsafe elements(of: X509_STORE_CTX_get0_untrusted(storeContext)).map { element in
                 // Most often the chain without its anchor: shared, not kept twice.
@@ -195,6 +208,18 @@ final class PeerVerification: Sendable {
             throw ChainRefusal(rule: .malformed("no certificate"), result: X509_V_ERR_UNSPECIFIED, certificate: nil)
         }
         return accepted
+    }
+
+    /// The certificate of `x509`, whose chain has been verified.
+    private func remembered(_ x509: OpaquePointer) throws -> Certificate {
+        let fingerprint = unsafe CertificateFingerprint(of: x509)
+        if let fingerprint, let known = leaves.withLock({ $0[fingerprint] }) { return known }
+        let certificate = trustStore.interned(try unsafe Certificate(sharing: x509, source: "peer"))
+        leaves.withLock { leaves in
+            if leaves.count >= Self.maximumRememberedLeaves { leaves.removeAll() }
+            leaves[certificate.sha256] = certificate
+        }
+        return certificate
     }
 
     /// Where an operator said so, a list that is out of date for no longer than that is still believed. Nothing else is let through: the

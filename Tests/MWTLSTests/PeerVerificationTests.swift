@@ -58,6 +58,29 @@ import Testing
         #expect((clientEnd.peer != nil) == (version == .tls13))
     }
 
+    @Test("Connections with one certificate share one copy of it, and each is judged", arguments: TLSPolicy.Version.allCases)
+    func sharedLeaf(version: TLSPolicy.Version) throws {
+        let authority = try TestAuthority()
+        let (serverMaterial, clientMaterial) = try authority.materialPair()
+        let server = try TLSContext(server: serverMaterial, policy: policy(version))
+        let client = try TLSContext(client: clientMaterial, verification: .name(.dns("localhost")), policy: policy(version))
+        var leaves: [Certificate] = []
+        for _ in 0..<2 {
+            let (serverEnd, clientEnd) = (SessionEndpoint(server), SessionEndpoint(client))
+            join(clientEnd, serverEnd)
+            leaves.append(try #require(serverEnd.peer).leaf)
+        }
+        #expect(leaves[0] === leaves[1])
+        #expect(leaves[0] == clientMaterial.identity.leaf)
+        // Somebody else with a certificate of the same names.
+        let other = try TLSContext(
+            client: TLSMaterial(identity: authority.issueClient(), trustStore: authority.trustStore()),
+            verification: .name(.dns("localhost")), policy: policy(version))
+        let (serverEnd, clientEnd) = (SessionEndpoint(server), SessionEndpoint(other))
+        join(clientEnd, serverEnd)
+        #expect(try #require(serverEnd.peer).leaf == other.identity?.leaf)
+    }
+
     @Test("1: a client without a certificate is refused", arguments: TLSPolicy.Version.allCases)
     func noCertificate(version: TLSPolicy.Version) throws {
         let server = SessionEndpoint(try TLSContext(server: TestAuthority().materialPair().server, policy: policy(version)))
