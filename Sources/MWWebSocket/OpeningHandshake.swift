@@ -34,7 +34,7 @@ package enum OpeningHandshake {
 
     /// ASCII, case-insensitive.
     static func isEqual(_ left: String, _ right: String) -> Bool {
-        left.utf8.elementsEqual(right.utf8) { lowercased($0) == lowercased($1) }
+        left.utf8.count == right.utf8.count && left.utf8.elementsEqual(right.utf8) { lowercased($0) == lowercased($1) }
     }
 
     private static func lowercased(_ byte: UInt8) -> UInt8 {
@@ -43,6 +43,8 @@ package enum OpeningHandshake {
 
     private static func trimmed(_ text: some StringProtocol) -> String {
         let isSpace = { (byte: UInt8) in byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+        // Most often there is none.
+        guard text.utf8.contains(where: isSpace) else { return String(text) }
         let head = text.utf8.drop(while: isSpace)
         return String(decoding: head.reversed().drop(while: isSpace).reversed(), as: UTF8.self)
     }

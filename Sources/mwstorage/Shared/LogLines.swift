@@ -48,11 +48,13 @@ struct LogLines: LogHandler {
     /// In quotation marks where it would not be one word.
     private static func quoted(_ text: String) -> String {
         let escaped = escaped(text)
-        guard escaped.isEmpty || escaped.contains(where: { $0 == " " || $0 == "\"" || $0 == "=" }) else { return escaped }
+        guard escaped.isEmpty || escaped.utf8.contains(where: { " \"=".utf8.contains($0) }) else { return escaped }
         return "\"" + escaped.replacing("\"", with: "\\\"") + "\""
     }
 
     private static func escaped(_ text: String) -> String {
+        // Printable ASCII, as nearly all is.
+        guard text.utf8.contains(where: { $0 < 0x20 || $0 >= 0x7F }) else { return text }
         guard text.unicodeScalars.contains(where: { $0.value < 0x20 || (0x7F..<0xA0).contains($0.value) }) else { return text }
         var escaped = ""
         for scalar in text.unicodeScalars {
