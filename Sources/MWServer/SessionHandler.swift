@@ -47,10 +47,17 @@ package final class SessionHandler: ChannelDuplexHandler {
         package static let waitingGets = Holds(rawValue: 16)
         /// Requests of the last message wait for their turn: see ``SessionHandler/mayTakeNext``.
         package static let unfinishedMessage = Holds(rawValue: 32)
+        /// It had its turn; the other connections of the loop have theirs.
+        static let turn = Holds(rawValue: 64)
     }
 
     /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
     private static let flushThresholdBytes = 256 * 1024
+    /// How long one connection's messages keep the loop from the others, but for the one that is under way. With the bytes above, which take
+    /// half of it: what all others wait for at the most.
+    private static let turnTime = TimeAmount.milliseconds(1)
+    /// Messages between two looks at the clock.
+    private static let messagesPerLook = 64
 
     package private(set) var info: SessionInfo
     /// Who TLS says is there, as the newest ``SecuritySet`` sees it.
@@ -175,9 +182,14 @@ package final class SessionHandler: ChannelDuplexHandler {
     private func takeMessages() {
         guard !self.isTaking, !self.hasEnded else { return }
         self.isTaking = true
+        var count = 0
+        var end: NIODeadline?
         while self.isReading, !self.hasEnded {
-            // Inside a burst the TLS handler keeps what is flushed: the rest is taken at its end.
-            if self.isInReadBurst, self.outbound.readableBytes >= Self.flushThresholdBytes { break }
+            if self.outbound.readableBytes >= Self.flushThresholdBytes {
+                // Inside a burst the TLS handler keeps what is flushed: the rest is taken at its end.
+                if self.isInReadBurst || self.letOthersTakeTurns() { break }
+                continue
+            }
             guard let event = self.machine.nextEvent(outbound: &self.outbound) else {
                 self.hasUntakenBytes = false
                 break
@@ -188,10 +200,31 @@ package final class SessionHandler: ChannelDuplexHandler {
             case .closeReceived(let code, let reason): self.closeReceived(code, reason)
             case .violation(let error): self.violated(error)
             }
-            if !self.isInReadBurst { self.flushIfLarge() }
+            count += 1
+            guard count % Self.messagesPerLook == 0, !self.isInReadBurst else { continue }
+            let now = self.loop.eventLoop.now
+            guard now >= end ?? now + Self.turnTime else {
+                end = end ?? now + Self.turnTime
+                continue
+            }
+            if self.letOthersTakeTurns() { break }
         }
         if var input = self.machine.takeReturnedInput() { self.loop.buffers.giveBack(inbound: &input) }
         self.isTaking = false
+    }
+
+    /// Goes on when all that is ready on this loop had its turn, the network too.
+    ///
+    /// - Returns: false when there is no time for it: the connection closes.
+    private func letOthersTakeTurns() -> Bool {
+        self.flush()
+        guard case .open = self.phase, !self.hasEnded else { return false }
+        self.hold(.turn)
+        // Scheduled, not executed: the network comes first.
+        self.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
+            self.loop.turn { self.release(.turn) }
+        }
+        return true
     }
 
     private func resume() {

@@ -29,6 +29,42 @@ import Testing
         #expect(client.writeCount == 1)
     }
 
+    @Test func `Who asks for much lets the others of its loop have their turns`() throws {
+        let harness = try SessionHarness()
+        let greedy = try harness.connect(EchoDelegate())
+        let other = try harness.connect(EchoDelegate())
+        let large = ByteBuffer(repeating: 7, count: 128 * 1024)
+        try greedy.sendWithoutRunning(Array(repeating: large, count: 16))
+        try other.sendWithoutRunning([self.bytes("me too")])
+        // What fills a socket's buffer, and the message that was under way.
+        #expect(greedy.session.writtenBytes < 3 * 128 * 1024 + 1024)
+        #expect(other.session.writtenBytes > 0)
+        #expect(try greedy.receive() == Array(repeating: .message(.binary, large), count: 16))
+    }
+
+    @Test func `Between its turns nothing more is read from who asks for much`() throws {
+        let harness = try SessionHarness()
+        let greedy = try harness.connect(EchoDelegate())
+        try greedy.sendWithoutRunning(Array(repeating: ByteBuffer(repeating: 7, count: 128 * 1024), count: 16))
+        let reads = ReadCounter()
+        try greedy.channel.pipeline.syncOperations.addHandler(reads, position: .first)
+        greedy.channel.read()
+        #expect(reads.count == 0)
+        #expect(try greedy.receive().count == 16)
+        #expect(reads.count == 1)
+    }
+
+    private final class ReadCounter: ChannelOutboundHandler {
+        typealias OutboundIn = ByteBuffer
+
+        var count = 0
+
+        func read(context: ChannelHandlerContext) {
+            self.count += 1
+            context.read()
+        }
+    }
+
     @Test func `A silent peer is pinged, and closed with 1011 when it does not answer`() throws {
         let harness = try SessionHarness()
         let client = try harness.connect(EchoDelegate())

@@ -50,6 +50,17 @@ import Testing
         }
     }
 
+    @Test func `Connections are spread evenly over the event loops`() async throws {
+        try await RunningServer.with { running in
+            var peers: [TestPeer] = []
+            for _ in 0..<6 { peers.append(try await running.connect()) }
+            // Each of the two loops counts by twos.
+            let numbers = running.log.lines("connection opened").compactMap { $0.metadata["connection"].flatMap { UInt64("\($0)") } }
+            #expect(numbers.sorted() == [1, 2, 3, 4, 5, 6])
+            for peer in peers { await peer.close() }
+        }
+    }
+
     @Test func `Clients on different event loops see each other's puts and are told of them`() async throws {
         try await RunningServer.with { running in
             var peers: [TestPeer] = []
