@@ -56,11 +56,12 @@ static inline void mws_bio_set_retry_read(BIO *bio) { BIO_set_retry_read(bio); }
 static inline int mws_err_is_ssl(unsigned long code) { return ERR_GET_LIB(code) == ERR_LIB_SSL; }
 static inline int mws_err_reason(unsigned long code) { return ERR_GET_REASON(code); }
 
-// A library context with the default provider's algorithms, but of its decoders and key types only those that a peer's certificate may need.
+// A library context with the default provider's algorithms, but of its decoders and key types only those that a peer's certificate may
+// need.
 //
-// OpenSSL 3.0 and 3.1 build the decoder of a certificate's public key anew for each certificate, out of every decoder and key type there is:
-// with all of them that is 40 % of a mutual handshake, with these a fifth. The algorithms are the default provider's own, asked for and
-// called in its own context; this one only leaves some out of its lists.
+// OpenSSL 3.0 and 3.1 build the decoder of a certificate's public key anew for each certificate, out of every decoder and key type there
+// is: with all of them that is 40 % of the instructions of a mutual handshake, with these half of it. The algorithms are the default
+// provider's own, asked for and called in its own context; this one only leaves some out of its lists.
 struct mws_peer_algorithms {
     OSSL_PROVIDER *base;
     OSSL_ALGORITHM *decoders;

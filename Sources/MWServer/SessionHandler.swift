@@ -53,8 +53,7 @@ package final class SessionHandler: ChannelDuplexHandler {
 
     /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
     private static let flushThresholdBytes = 256 * 1024
-    /// How long one connection's messages keep the loop from the others, but for the one that is under way. With the bytes above, which take
-    /// half of it: what all others wait for at the most.
+    /// How long one connection's messages keep the loop from the others, but for the one that is under way. The bytes above take less.
     private static let turnTime = TimeAmount.milliseconds(1)
     /// Messages between two looks at the clock.
     private static let messagesPerLook = 64

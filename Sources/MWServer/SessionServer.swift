@@ -30,8 +30,8 @@ package final class SessionServer: Sendable {
 
     /// Connections that the system holds until they are accepted: what arrives while one loop handles a burst.
     private static let backlog: Int32 = 1_024
-    /// Reads of one connection in a row, so that one that sends without end does not starve the others. 1: NIO keeps as many buffers for each
-    /// connection, idle or not.
+    /// Reads of one connection in a row, so that one that sends without end does not starve the others. 1: NIO keeps as many buffers for
+    /// each connection, idle or not.
     private static let readsInARow: UInt = 1
     /// 512 B: the hello of a client with classic key shares. It doubles with each read that fills it, as far as a bulk reader needs.
     private static let readBuffers = AdaptiveRecvByteBufferAllocator(minimum: 512, initial: 512, maximum: 64 * 1024)

@@ -93,8 +93,8 @@ final class PeerVerification: Sendable {
     private let trustStore: TrustStore
     /// The trust store's certificates by the addresses of the objects that OpenSSL builds chains of.
     private let anchors: [UInt: Certificate]
-    /// Leaves that passed rule 1 before, read: one copy for all connections of a certificate, and none is read again. It saves reading, never
-    /// a check.
+    /// Leaves that passed rule 1 before, read: one copy for all connections of a certificate, and none is read again. It saves reading,
+    /// never a check.
     private let leaves = Mutex<[CertificateFingerprint: Certificate]>([:])
     /// Beyond, all are forgotten: 6 MiB at the most.
     private static let maximumRememberedLeaves = 1_024
