@@ -51,7 +51,7 @@ struct BenchmarkCommand: AsyncParsableCommand, CommandWithOutput {
             SIGINT ends a run early, with what was measured until then.
             """)
 
-    @Argument(help: "fill, get, put, mixed, scan, handshake, idle or attack.")
+    @Argument(help: "What to do, see above.")
     var kind: Kind
 
     @Option(help: "Connections to open.")
