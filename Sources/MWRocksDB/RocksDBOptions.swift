@@ -8,7 +8,7 @@ extension RocksDBDatabase {
     private static let blockBytes = 4 << 10
     /// Entries of an index that share their keys' common beginning: the search goes through less memory.
     private static let indexRestartInterval: CInt = 8
-    /// Memory of a write buffer's own filter, as a share of the buffer: 20 bits for each entry of 100 bytes. Without it every cold
+    /// Memory of a write buffer's own filter, as a share of the buffer: 16 bits for each entry of 100 bytes. Without it every cold
     /// get walks the whole depth of the buffer's list.
     private static let memtableFilterRatio = 0.02
     /// One in so many values that come from the disk stays in the block cache. A block of scattered values is seldom read again, and
@@ -30,13 +30,11 @@ extension RocksDBDatabase {
     ///
     /// - `max_bgerror_resume_count=0`: RocksDB must not resume by itself after a failed write; the store opens it anew.
     /// - `track_and_verify_wals_in_manifest`: a log file that is missing or too short is found out on opening.
-    /// - `unpartitioned_pinning=kAll`: index and filter of every open table stay in the cache, and are not looked up there by each
-    ///   get. They count against it, but may come over it: they take about 1.3 bytes a key and 0.3 % of the data, in
-    ///   `EngineOptions.maximumOpenFiles` tables of 64 MiB at most.
-    private static let namedOptions = """
-        max_bgerror_resume_count=0;track_and_verify_wals_in_manifest=true;\
-        block_based_table_factory={metadata_cache_options={unpartitioned_pinning=kAll}}
-        """
+    private static let namedOptions = "max_bgerror_resume_count=0;track_and_verify_wals_in_manifest=true"
+    /// ``EngineOptions/keepsIndexesInMemory``: they stay in the cache, and no get looks for them there. They count against it, but may come
+    /// over it: about 1.3 bytes a key and 0.3 % of the data, of `maximumOpenFiles` tables of 64 MiB. With values of 1 KiB that is 120 MiB
+    /// at most, with 16 GB of entries of 40 bytes 560 MiB.
+    private static let pinningOptions = "block_based_table_factory={metadata_cache_options={unpartitioned_pinning=kAll}}"
 
     static func makeReadOptions(fillsCache: Bool = true) -> OpaquePointer {
         guard let options = unsafe rocksdb_readoptions_create() else { fatalError("out of memory") }
@@ -51,8 +49,9 @@ extension RocksDBDatabase {
         }
         defer { unsafe rocksdb_options_destroy(base) }
         unsafe setTableOptions(base, engineOptions)
+        let named = engineOptions.keepsIndexesInMemory ? "\(namedOptions);\(pinningOptions)" : namedOptions
         do throws(StorageError) {
-            try unsafe check(directory) { unsafe rocksdb_get_options_from_string(base, namedOptions, options, $0) }
+            try unsafe check(directory) { unsafe rocksdb_get_options_from_string(base, named, options, $0) }
         } catch {
             unsafe rocksdb_options_destroy(options)
             throw error

@@ -98,6 +98,7 @@ extension EngineOptions {
     static let ofCopies: EngineOptions = {
         var options = EngineOptions()
         options.cacheBytes = 8 << 20
+        options.keepsIndexesInMemory = false
         options.writeBufferBytes = 16 << 20
         return options
     }()

@@ -68,6 +68,9 @@ public struct StorageEngineFactory: Sendable {
 package struct EngineOptions: Sendable {
     /// Memory for what an engine keeps of its files: indexes, filters, and blocks that are read often. A quarter of a small server's.
     package var cacheBytes = 256 << 20
+    /// Whether an engine keeps the index and the filter of every open table in memory, beyond `cacheBytes` if they must be: a few bytes a
+    /// key. Where they do not fit, each read would load and check megabytes of them again.
+    package var keepsIndexesInMemory = true
     /// Memory for values as they were last put or read, in front of the engine and its blocks; 0 is none.
     package var hotValueBytes = 64 << 20
     /// Memory for writes before they become a table. Larger means fewer, larger flushes and a longer start after a crash.

@@ -19,7 +19,8 @@ package enum Backups {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask {
                     var number = 0
-                    while !end.hasCome.load(ordering: .relaxed) {
+                    // Bounded: where disks are slow and processors are not, it would fill them.
+                    while !end.hasCome.load(ordering: .relaxed), number < maximumWrites {
                         number += 1
                         let value = Array("\(number)".utf8)
                         try await storage.write { (batch) throws(StorageError) in
@@ -43,6 +44,9 @@ package enum Backups {
             storage.close()
         }
     }
+
+    /// Some 40 MB with their history.
+    private static let maximumWrites = 10_000
 
     private final class End: Sendable {
         let hasCome = Atomic<Bool>(false)

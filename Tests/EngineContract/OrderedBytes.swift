@@ -127,10 +127,12 @@ struct OrderedBytes: Sendable {
 
 extension OrderedBytes {
     private static let fileName = "memory"
+    private static let maximumFileBytes = 64 << 20
 
     /// Nil if nothing was written there.
     init?(readingFrom directory: String) throws(StorageError) {
-        guard let bytes = try FileDescriptor.contents(of: directory + "/" + OrderedBytes.fileName, atMost: 64 << 20) else { return nil }
+        let path = directory + "/" + OrderedBytes.fileName
+        guard let bytes = try FileDescriptor.contents(of: path, atMost: OrderedBytes.maximumFileBytes) else { return nil }
         var rest = bytes[...]
         func piece() -> [UInt8]? {
             guard rest.count >= 4 else { return nil }
@@ -140,6 +142,9 @@ extension OrderedBytes {
             return Array(rest.dropFirst(4).prefix(count))
         }
         while let key = piece(), let value = piece() { self[key] = value }
+        guard rest.isEmpty else {
+            throw StorageError(.corrupt, subject: path, found: "more than \(OrderedBytes.maximumFileBytes) bytes, or a torn end")
+        }
     }
 
     func write(to directory: String) throws(StorageError) {
