@@ -133,7 +133,7 @@ final class ServerRig: @unchecked Sendable {
         let connection = RigConnection(channel)
         try channel.connect(to: SocketAddress(ipAddress: "192.0.2.1", port: 4711)).wait()
         try channel.pipeline.syncOperations.addHandler(connection.network)
-        if isEncrypted { try connection.encrypt(self.peers) }
+        if isEncrypted { try connection.encrypt(self.peers, self.sessions.buffers) }
         let info = SessionInfo(
             connectionID: self.sessions.makeConnectionID(), principal: self.peers.principal, address: "192.0.2.1:4711",
             subprotocol: subprotocol, tls: "none")
@@ -165,11 +165,11 @@ final class RigConnection {
         self.pipeline = channel.pipeline.syncOperations
     }
 
-    fileprivate func encrypt(_ peers: Peers) throws {
+    fileprivate func encrypt(_ peers: Peers, _ buffers: BufferPool) throws {
         let client = TLSClient(peers.client)
         self.client = client
         self.network.keeps = true
-        try self.pipeline.addHandler(TLSHandler(context: peers.server))
+        try self.pipeline.addHandler(TLSHandler(context: peers.server, buffers: buffers))
         for _ in 0..<4 {
             if client.session.phase == .handshaking, case .failed(let error) = client.session.handshake() { throw error }
             let hello = client.session.takeOutboundCiphertext()
