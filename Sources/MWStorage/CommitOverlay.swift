@@ -22,7 +22,7 @@ struct CommitOverlay {
         var state: State
         /// What it was when the request that last touched it began.
         var before: State
-        fileprivate let hash: Int
+        let hash: Int
         fileprivate let slot: Int
         fileprivate var request: Int
     }

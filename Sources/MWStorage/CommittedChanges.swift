@@ -1,23 +1,84 @@
 /// What a commit writes, and where in it the changes of each request are. One is reused from commit to commit.
+///
+///     batch   data, sessions, leases, … of all requests │ history records of all requests │ what the store knows of itself
+///
+/// History comes behind all the data, not each record behind its own: an engine that keeps its keys in order finds the place of a revision
+/// beside that of the one before, as long as nothing else comes between them.
 final class CommittedChanges {
     /// All that the engine gets, history records among it.
     var batch = WriteBatch()
     private(set) var requests: [Entry] = []
+    private var changes: [Change] = []
+    /// What the history records will take, about.
+    private var historyBytes = 0
+
+    /// What a request takes in the batch beside its keys and values, about.
+    private static let overheadBytesPerRequest = 96
 
     struct Entry {
         let origin: CommitOrigin
         let revision: Revision
-        /// Where its history record is in the batch.
-        let record: Range<Int>
+        /// Which of the changes are its.
+        fileprivate let changes: Range<Int>
+        /// Where its history record is in the batch, once that has been written.
+        fileprivate(set) var record = 0..<0
     }
 
-    func append(_ origin: CommitOrigin, _ revision: Revision, record: Range<Int>) {
-        requests.append(Entry(origin: origin, revision: revision, record: record))
+    /// A change of one key, which is in the batch.
+    private struct Change {
+        let key: Range<Int>
+        /// Nil for a removal.
+        let value: Range<Int>?
+        let previousRevision: Revision
+        let lease: LeaseID?
+    }
+
+    /// Adds the request under way, which has made `revision`: what it has touched in `overlay` is in the batch.
+    ///
+    /// - Returns: how many bytes its history record will have.
+    func append(_ origin: CommitOrigin, _ revision: Revision, of overlay: borrowing CommitOverlay) -> Int {
+        let first = changes.count
+        var bytes = HistoryRecord.headerBytes
+        for index in overlay.touched {
+            let entry = overlay.entries[index]
+            guard entry.before.isPresent || entry.state.isPresent else { continue }
+            let lease = entry.state.lease
+            let value = entry.state.value.map { $0.lowerBound + StoredValue.overheadBytes(lease)..<$0.upperBound }
+            changes.append(Change(key: entry.key, value: value, previousRevision: entry.before.revision, lease: lease))
+            bytes += HistoryRecord.byteCount(ofChangeWith: entry.key.count, value?.count, lease)
+        }
+        requests.append(Entry(origin: origin, revision: revision, changes: first..<changes.count))
+        historyBytes += bytes + CommittedChanges.overheadBytesPerRequest / 2
+        return bytes
+    }
+
+    /// Has room for what the requests of a queue put, and for their history: large values are not copied again because the batch grows.
+    func reserve(for queue: borrowing RequestQueue) {
+        let overhead = queue.requests.count * CommittedChanges.overheadBytesPerRequest
+        batch.reserve(2 * queue.batch.byteCount + overhead + historyBytes)
+    }
+
+    /// Writes the history records of all requests: once a commit, behind what they put and removed.
+    func writeHistory(at time: UInt64) {
+        for index in requests.indices {
+            let open = batch.beginHistory(of: requests[index].revision, at: time)
+            // What was appended last is when it was made.
+            let start = batch.mark.byteCount - MemoryLayout<UInt64>.size
+            for place in requests[index].changes {
+                let change = changes[place]
+                batch.appendChange(
+                    key: change.key, value: change.value, previousRevision: change.previousRevision, lease: change.lease)
+            }
+            requests[index].record = start..<batch.mark.byteCount
+            batch.endPut(open)
+        }
     }
 
     func removeAll() {
-        batch.removeAll()
-        requests.removeAll(keepingCapacity: requests.capacity <= StorageLimits.maximumIdleRequests)
+        historyBytes = 0
+        batch.removeAll(keepingAtMost: StorageLimits.maximumIdleCommitBytes)
+        requests.removeAll(keepingCapacity: requests.capacity <= StorageLimits.maximumIdleCommitRequests)
+        changes.removeAll(keepingCapacity: changes.capacity <= StorageLimits.maximumIdleCommitRequests)
     }
 
     func forEachChange(ofRequestAt index: Int, _ body: (KeyChange) -> Void) {

@@ -4,7 +4,7 @@ import Synchronization
 ///
 ///   event loops          commit thread
 ///   submit, submit ─┐
-///   flush ──────────┼──▶ swap the whole queue ─▶ one engine batch, one sync ─▶ observers ─▶ deliver, once a submitter
+///   flush ──────────┼──▶ take the whole queue ─▶ one engine batch, one sync ─▶ observers ─▶ deliver, once a submitter
 ///   submit, flush ──┘
 ///
 /// While it writes, the next queue fills: the busier the store, the larger the batches. Two rules hold throughout:
@@ -157,7 +157,7 @@ final class Committer: @unchecked Sendable {
         closeEngine()
     }
 
-    /// Everything flushed by now; nothing when something else is due; nil at the end.
+    /// What has been flushed by now, as far as a commit goes; nothing when something else is due; nil at the end.
     private func takeWork() -> [RequestQueue]? {
         lock.withLock {
             while queue.isEmpty {
@@ -175,10 +175,20 @@ final class Committer: @unchecked Sendable {
         }
     }
 
-    /// Only with the lock.
+    /// The oldest, as many as one commit takes. Only with the lock.
     private func takeQueue() -> [RequestQueue] {
+        var bytes = 0
+        var count = 0
+        while count < queue.count, bytes < StorageLimits.maximumCommitBytes {
+            bytes += queue[count].byteCount
+            count += 1
+        }
         var work: [RequestQueue] = []
         swap(&work, &queue)
+        if count < work.count {
+            queue.append(contentsOf: work[count...])
+            work.removeSubrange(count...)
+        }
         return work
     }
 
@@ -213,13 +223,16 @@ final class Committer: @unchecked Sendable {
 
     /// What was flushed is committed; then the engine is closed.
     private func end() {
-        let work = lock.withLock { () -> [RequestQueue]? in
-            if hasEnded { return nil }
-            hasEnded = true
-            return takeQueue()
+        let isFirst = lock.withLock {
+            defer { hasEnded = true }
+            return !hasEnded
         }
-        guard let work else { return }
-        process(work)
+        guard isFirst else { return }
+        var work = lock.withLock { takeQueue() }
+        repeat {
+            process(work)
+            work = lock.withLock { takeQueue() }
+        } while !work.isEmpty
         closeEngine()
     }
 

@@ -22,6 +22,13 @@ package struct KeyChange {
 package enum HistoryRecord {
     static let leaseFlag: UInt8 = 1
     static let removalFlag: UInt8 = 2
+    /// In front of the changes.
+    static let headerBytes = 8
+
+    /// What a change takes in a record; without `valueBytes` it is a removal.
+    static func byteCount(ofChangeWith keyBytes: Int, _ valueBytes: Int?, _ lease: LeaseID?) -> Int {
+        9 + (lease == nil ? 0 : MemoryLayout<UInt64>.size) + 4 + keyBytes + (valueBytes.map { 4 + $0 } ?? 0)
+    }
 
     /// When the revision was made: milliseconds since 1970.
     package static func time(of record: UnsafeRawBufferPointer) throws(StorageError) -> UInt64 {
@@ -62,8 +69,7 @@ extension WriteBatch {
     ///
     /// Call order: this, ``appendChange(_:)`` for each change, then ``endPut(_:)``; nothing else in between.
     package mutating func beginHistory(of revision: Revision, at time: UInt64) -> OpenPut {
-        let key = HistoryRecord.key(of: revision)
-        let open = unsafe key.span.bytes.withUnsafeBytes { unsafe beginPut(in: .history, key: $0) }
+        let open = unsafe Swift.withUnsafeBytes(of: revision.number.bigEndian) { unsafe beginPut(in: .history, key: $0) }
         appendValue(time)
         return open
     }
@@ -91,6 +97,8 @@ extension WriteBatch {
 
     /// Forgets the changes of `revision`.
     package mutating func removeHistory(of revision: Revision) throws(StorageError) {
-        try remove(in: .history, HistoryRecord.key(of: revision))
+        try unsafe Swift.withUnsafeBytes(of: revision.number.bigEndian) { (key) throws(StorageError) in
+            try unsafe remove(in: .history, key: key)
+        }
     }
 }

@@ -13,6 +13,15 @@ package struct StorageLimits: Sendable {
     /// Emptied queues that a submitter keeps for reuse: what can be under way at once.
     package static let maximumIdleQueues = 16
 
+    /// The same for the batch of a commit, of which there is one for all event loops: with history it holds each value twice.
+    static let maximumIdleCommitBytes = 8 << 20
+    /// Bytes of requests after which a commit takes no more queues: what it makes of them, and what the engine does, is in memory several
+    /// times over until its sync has returned. What a connection or a turn of an event loop brought is never divided.
+    package static let maximumCommitBytes = 16 << 20
+    /// Requests and changes for which it keeps memory.
+    static let maximumIdleCommitRequests = 16_384
+    /// Memory for the revisions of keys that were written lately, in bytes: half a million keys. It grows as they are written.
+    static let maximumKnownRevisionBytes = 32 << 20
     /// Requests for which an emptied queue keeps memory.
     static let maximumIdleRequests = 1024
     /// Places in the table of a commit's keys that it keeps.

@@ -36,6 +36,9 @@ struct StoreMachine: ~Copyable {
     var lastLease: UInt64
     var deadlines = DeadlineQueue()
 
+    /// Of keys that commits before this one have written.
+    private var known: KnownRevisions
+
     // The commit under way.
     var now: Duration
     private var wallTime: UInt64 = 0
@@ -58,6 +61,8 @@ struct StoreMachine: ~Copyable {
     // MARK: Commits
 
     mutating func commitBegan(now: Duration, wallTime: UInt64) {
+        // The one before it has been done, or this machine would have been made anew.
+        learn()
         changes.removeAll()
         overlay.removeAll()
         newOutcomes.removeAll(keepingCapacity: true)
@@ -69,9 +74,22 @@ struct StoreMachine: ~Copyable {
         self.wallTime = wallTime
     }
 
+    private mutating func learn() {
+        for entry in overlay.entries {
+            unsafe changes.batch.withKey(at: entry.key) { key in
+                if entry.state.lease == nil {
+                    unsafe known.set(key, entry.hash, entry.state.revision)
+                } else {
+                    unsafe known.forget(key, entry.hash)
+                }
+            }
+        }
+    }
+
     /// Evaluates the requests of a queue, and adds their outcomes to it.
     mutating func requestsReceived(_ queue: RequestQueue, _ engine: any StorageEngine) {
         queue.outcomes.reserveCapacity(queue.requests.count)
+        changes.reserve(for: queue)
         var start = WriteBatch.start
         for request in queue.requests {
             let origin = CommitOrigin(submitter: queue.submitter, token: request.token)
@@ -91,6 +109,7 @@ struct StoreMachine: ~Copyable {
     /// Only now: what the requests kept alive, while a slow disk kept them waiting, is not over.
     mutating func commitEnded(_ engine: any StorageEngine) throws(StorageError) {
         expire(engine)
+        changes.writeHistory(at: wallTime)
         history.trim(to: limits, at: now)
         try trimHistory()
         if history.compacted != storedCompacted {
@@ -220,7 +239,7 @@ struct StoreMachine: ~Copyable {
     ) throws(StorageError) {
         let hash = unsafe CommitOverlay.hash(key)
         let index = unsafe overlay.find(key, hash, in: changes.batch)
-        let before = try index == nil ? unsafe StoreMachine.state(of: key, engine) : .absent
+        let before = try index == nil ? unsafe state(of: key, hash, engine) : .absent
         let mark = changes.batch.mark
         try unsafe changes.batch.putData(key: key, value: value, revision: revision.next, lease: lease)
         let end = changes.batch.mark.byteCount
@@ -235,7 +254,7 @@ struct StoreMachine: ~Copyable {
         let hash = unsafe CommitOverlay.hash(key)
         let index = unsafe overlay.find(key, hash, in: changes.batch)
         let before: CommitOverlay.State
-        if let index { before = overlay.entries[index].state } else { before = try unsafe StoreMachine.state(of: key, engine) }
+        if let index { before = overlay.entries[index].state } else { before = try unsafe state(of: key, hash, engine) }
         guard before.isPresent else { return }
         let mark = changes.batch.mark
         try unsafe changes.batch.remove(key: key)
@@ -259,8 +278,14 @@ struct StoreMachine: ~Copyable {
         return result
     }
 
-    private static func state(of key: UnsafeRawBufferPointer, _ engine: any StorageEngine) throws(StorageError) -> CommitOverlay.State {
-        try unsafe read(key, engine) { $0.map { CommitOverlay.State(revision: $0.revision, lease: $0.lease) } ?? .absent }
+    /// What there was before this commit.
+    private borrowing func state(
+        of key: UnsafeRawBufferPointer, _ hash: Int, _ engine: any StorageEngine
+    ) throws(StorageError) -> CommitOverlay.State {
+        if let revision = unsafe known.revision(of: key, hash) { return CommitOverlay.State(revision: revision) }
+        return try unsafe StoreMachine.read(key, engine) { stored in
+            stored.map { CommitOverlay.State(revision: $0.revision, lease: $0.lease) } ?? .absent
+        }
     }
 
     private static func read<R>(
@@ -295,20 +320,8 @@ struct StoreMachine: ~Copyable {
             throw error
         }
         revision = revision.next
-        let open = changes.batch.beginHistory(of: revision, at: wallTime)
-        // What was appended last is when it was made.
-        let start = changes.batch.mark.byteCount - MemoryLayout<UInt64>.size
-        for index in overlay.touched {
-            let entry = overlay.entries[index]
-            guard entry.before.isPresent || entry.state.isPresent else { continue }
-            let value = entry.state.value.map { $0.lowerBound + StoredValue.overheadBytes(entry.state.lease)..<$0.upperBound }
-            changes.batch.appendChange(
-                key: entry.key, value: value, previousRevision: entry.before.revision, lease: entry.state.lease)
-        }
-        let record = start..<changes.batch.mark.byteCount
-        changes.batch.endPut(open)
-        changes.append(origin, revision, record: record)
-        history.append(revision, bytes: record.count, at: now, limits)
+        let bytes = changes.append(origin, revision, of: overlay)
+        history.append(revision, bytes: bytes, at: now, limits)
         return changed
     }
 }
@@ -347,6 +360,7 @@ extension StoreMachine {
         self.history = HistoryLedger(compacted: compacted)
         self.prefixes = prefixes
         self.lastLease = lastLease
+        self.known = KnownRevisions(maximumBytes: StorageLimits.maximumKnownRevisionBytes)
     }
 
     private mutating func loadHistory(from snapshot: any EngineSnapshot, wallTime: UInt64) throws(StorageError) {

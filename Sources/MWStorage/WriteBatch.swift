@@ -82,9 +82,10 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         operationCount += other.operationCount
     }
 
-    /// Forgets the operations. Keeps the memory, unless it is more than `keepingAtMost` bytes.
+    /// Forgets the operations. Keeps the memory, of which there are `keepingAtMost` bytes then.
     package mutating func removeAll(keepingAtMost limit: Int = StorageLimits.maximumIdleBatchBytes) {
-        if capacity > limit { self = WriteBatch() }
+        // Who needed more needs it again soon, and would have to grow to there step by step.
+        if capacity > limit { self = WriteBatch(capacity: limit) }
         byteCount = WriteBatch.headerBytes
         operationCount = 0
     }
@@ -160,6 +161,12 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         guard range.count == key.count else { return false }
         guard let start = key.baseAddress else { return true }
         return unsafe memcmp(start, base + range.lowerBound, range.count) == 0
+    }
+
+    /// Calls `body` with the key at `range`, borrowed for that call.
+    @inline(__always)
+    borrowing func withKey(at range: Range<Int>, _ body: (UnsafeRawBufferPointer) -> Void) {
+        unsafe body(UnsafeRawBufferPointer(start: base + range.lowerBound, count: range.count))
     }
 
     /// Where the key, without its keyspace, of the operation is that was appended at `mark`.
@@ -244,7 +251,8 @@ extension WriteBatch {
         }
     }
 
-    private mutating func reserve(_ bytes: Int) {
+    /// Has room for so many more bytes.
+    mutating func reserve(_ bytes: Int) {
         let needed = byteCount + bytes
         guard needed > capacity else { return }
         let grown = max(needed, capacity * 2)

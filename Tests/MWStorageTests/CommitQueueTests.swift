@@ -33,6 +33,27 @@ import Testing
         }
     }
 
+    // The first commit is held in the engine while more than a commit takes is queued.
+    @Test("a commit takes no more than its share of what waits; the rest follows, in order")
+    func bounded() async throws {
+        try await withStore { storage, disk in
+            let gate = Gate()
+            disk.setFaults(.with { $0.duringWrite = { gate.pass() } })
+            let submitter = TestSubmitter(storage)
+            try submitter.put([0], token: 0)
+            submitter.submitter.flush()
+            gate.waitUntilEntered()
+            let value = [UInt8](repeating: 7, count: StorageLimits.maximumCommitBytes / 4)
+            for token in 1...6 as ClosedRange<UInt64> {
+                try submitter.submitter.submit(token: token) { (batch) throws(StorageError) in try batch.put([UInt8(token)], value) }
+                submitter.submitter.flush()
+            }
+            gate.open()
+            #expect(await submitter.outcomes(7).map(\.token) == Array(0...6))
+            #expect(disk.writeCount == 4, "one made the store; then one, four, and two")
+        }
+    }
+
     @Test("a failed commit fails all of its requests, reads go on, and the store recovers by itself", arguments: [false, true])
     func failedSync(keepsUnsynced: Bool) async throws {
         var options = StorageOptions()
@@ -120,6 +141,27 @@ import Testing
             // What is in memory is good; what must be read is not.
             #expect(try storage.get([1]) == [1])
             #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try storage.get([2]) }
+        }
+    }
+
+    @Test("what was put, or removed, lately is put again without a read")
+    func knownKeys() async throws {
+        var options = StorageOptions()
+        options.engine.hotValueBytes = 0
+        try await withStore(options) { storage, disk in
+            try await storage.put([1], [1])
+            try await storage.put([2], [2])
+            try await storage.remove([2])
+            // So that the commit before this one has told what it did.
+            try await storage.put([3], [3])
+            disk.setFaults(.with { $0.corruptReads = true })
+            try await storage.put([1], [2])
+            try await storage.put([2], [3])
+            try await storage.remove([1])
+            await #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try await storage.put([4], [4]) }
+            disk.liftFaults()
+            #expect(try storage.get([1]) == nil)
+            #expect(try storage.get([2]) == [3])
         }
     }
 
