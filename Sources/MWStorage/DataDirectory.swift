@@ -90,7 +90,7 @@ final class DataDirectory: Sendable {
 
     /// Names that may be there before `format` is: our own, a certificate that was got before the first start, and what file systems put in
     /// their root.
-    private static let harmlessNames: Set<String> = ["lock", "format.new", "probe", "lost+found", "acme"]
+    private static let harmlessNames: Set<String> = ["lock", "format.new", "restoring.new", "probe", "lost+found", "acme"]
 
     /// Values are not encrypted: only their owner may look.
     ///
