@@ -97,7 +97,10 @@ final class LoadConnection: ChannelInboundHandler, LoadWorker {
         context.fireChannelInactive()
     }
 
-    func errorCaught(context: ChannelHandlerContext, error: any Error) { fail(error) }
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard let error = error as? IOError else { return fail(error) }
+        fail(CommandFailure(.unreachable, "the connection was lost", why: "\(error)", code: "closed"))
+    }
 
     private func fail(_ error: any Error) {
         let wasLeaving = isLeaving
