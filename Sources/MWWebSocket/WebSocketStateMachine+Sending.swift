@@ -73,6 +73,9 @@ extension WebSocketStateMachine {
         return true
     }
 
+    /// Bytes of a server's message with its header.
+    package static func messageBytes(payloadBytes: Int) -> Int { FrameHeader.byteCount(payloadBytes: payloadBytes) + payloadBytes }
+
     /// Appends a ping with at most 125 bytes of payload.
     @discardableResult
     package mutating func writePing(

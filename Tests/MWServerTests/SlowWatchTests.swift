@@ -111,6 +111,64 @@ import Testing
         #expect(try peer.said().contains("2 ended watchOverflowed"))
     }
 
+    // MARK: Much at once
+
+    @Test(arguments: [(1, 4000), (WatchLoop.defaultBytesPerTurn, 1 << 20)])
+    func `However much one look into the mailbox brings, each is told all of it in order, and never more at once than may be unsent`(
+        bytesPerTurn: Int, maximumBytes: Int
+    ) throws {
+        var limits = ServerLimits()
+        limits.maximumWatchBacklogBytes = maximumBytes
+        let harness = try WatchHarness(limits: limits, bytesPerTurn: bytesPerTurn)
+        let ranges = [NativeRange("k", "l"), NativeRange("k", "l"), NativeRange("o")]
+        let peers = try ranges.map { range in
+            let peer = try harness.connect()
+            try peer.send(NativeWatch(range))
+            #expect(try peer.said() == ["1 watching behind 0", "1 synced @0"])
+            return (peer: peer, network: try peer.client.narrow(to: 1_000_000))
+        }
+        let numbers = 1...3000
+        for number in numbers { try harness.submit([(number.isMultiple(of: 500) ? "o" : "k\(number)", "\(number)")]) }
+        harness.commit()
+        harness.run()
+        let others = numbers.filter { $0.isMultiple(of: 500) }
+        let expected = numbers.filter { !$0.isMultiple(of: 500) }.map { "1 @\($0) k\($0)=\($0)" }
+        for (peer, _) in peers.prefix(2) { #expect(try peer.said() == expected) }
+        #expect(try peers[2].peer.said() == others.map { "1 @\($0) o=\($0)" + ($0 > 500 ? " after \($0 - 500)" : "") })
+        #expect(peers.allSatisfy { $0.network.writes.allSatisfy { $0 <= maximumBytes } })
+        #expect(harness.sessions.loop.counters.watchesLagged == 0)
+    }
+
+    @Test func `A watch that reads history is not live before what was taken meanwhile, and passed it by`() throws {
+        var limits = ServerLimits()
+        limits.maximumRequestsInFlight = 1
+        let harness = try WatchHarness(limits: limits, bytesPerTurn: 1)
+        let large = String(repeating: "v", count: 2 * WatchLoop.pageBytes)
+        try harness.put(("k", large))
+        try harness.put(("k", "2"))
+        let peer = try harness.connect()
+        let session = peer.client.session
+        // The second progress request is taken while the second page of the first watch is sent, which is the end of history no more.
+        let network = try peer.client.narrow(to: 0)
+        network.takesOnFlush = true
+        try peer.client.sendWithoutRunning([
+            WatchPeer.message(NativeWatch(Self.all, after: 0, of: harness.storage), id: 1),
+            WatchPeer.message(NativeWatch(Self.all, after: 1, of: harness.storage), id: 2),
+            WatchPeer.message(NativeProgressRequest(of: 2), id: 3), WatchPeer.message(NativeProgressRequest(of: 2), id: 4),
+        ])
+        #expect(session.requestsInFlight == 1)
+        try harness.submit([("k", "3")])
+        network.onFlush = { [unowned harness, unowned session] in if session.requestsInFlight == 0 { harness.commit() } }
+        harness.run()
+        let said = try peer.said()
+        #expect(
+            said.filter { $0.hasPrefix("1 ") } == [
+                "1 watching behind 0", "1 @1 k=\(large)", "1 @2 k=2 after 1", "1 @3 k=3 after 2", "1 synced @3",
+            ])
+        #expect(said.filter { $0.hasPrefix("2 @") } == ["2 @2 k=2 after 1", "2 @3 k=3 after 2"])
+        #expect(said.filter { $0.contains("progress") } == ["3 progress 2", "4 progress 3"])
+    }
+
     // MARK: Gaps
 
     @Test func `Commits that were not brought are read from history before the next is told`() throws {

@@ -22,8 +22,8 @@ import Testing
         func next(frontier: UInt64) -> WatcherStateMachine.Step { self.machine.next(frontier: frontier) }
         func statePageSent(isLast: Bool) -> WatcherStateMachine.StateAction { self.machine.statePageSent(isLast: isLast) }
         func revisionToldFromHistory(_ revision: UInt64) -> Bool { self.machine.revisionToldFromHistory(revision) }
-        func historyRead(upTo revision: UInt64, isEnd: Bool, frontier: UInt64) {
-            self.machine.historyRead(upTo: revision, isEnd: isEnd, frontier: frontier)
+        func historyRead(upTo revision: UInt64, isEnd: Bool, leastLive: UInt64) {
+            self.machine.historyRead(upTo: revision, isEnd: isEnd, leastLive: leastLive)
         }
         func sourceLost() -> WatcherStateMachine.LossAction { self.machine.sourceLost() }
         func resynced(at revision: UInt64) { self.machine.resynced(at: revision) }
@@ -83,11 +83,11 @@ import Testing
         #expect(machine.next(frontier: 9) == .readHistory(after: 3))
         #expect(machine.changesCommitted(at: 10, isBackedUp: false) == .skip)
         #expect(machine.revisionToldFromHistory(5))
-        machine.historyRead(upTo: 6, isEnd: false, frontier: 9)
+        machine.historyRead(upTo: 6, isEnd: false, leastLive: 9)
         #expect(machine.next(frontier: 9) == .readHistory(after: 6))
         #expect(machine.revisionToldFromHistory(10))
         #expect(!machine.revisionToldFromHistory(10))
-        machine.historyRead(upTo: 10, isEnd: true, frontier: 9)
+        machine.historyRead(upTo: 10, isEnd: true, leastLive: 9)
         #expect(machine.phase == .live)
         #expect(machine.next(frontier: 9) == .sendSynced(10))
         #expect(machine.changesCommitted(at: 10, isBackedUp: false) == .skip)
@@ -97,9 +97,9 @@ import Testing
     @Test func `The end of history joins only what has come as far as the loop`() {
         let machine = self.machine(.after(3))
         // Read before the commits that the loop has been brought meanwhile.
-        machine.historyRead(upTo: 6, isEnd: true, frontier: 8)
+        machine.historyRead(upTo: 6, isEnd: true, leastLive: 8)
         #expect(machine.phase == .catchingUp)
-        machine.historyRead(upTo: 8, isEnd: true, frontier: 8)
+        machine.historyRead(upTo: 8, isEnd: true, leastLive: 8)
         #expect(machine.phase == .live)
     }
 
@@ -112,7 +112,7 @@ import Testing
         #expect(machine.statePageSent(isLast: true) == .sendSynced(20))
         #expect(machine.next(frontier: 21) == .readHistory(after: 20))
         #expect(machine.revisionToldFromHistory(21))
-        machine.historyRead(upTo: 21, isEnd: true, frontier: 21)
+        machine.historyRead(upTo: 21, isEnd: true, leastLive: 21)
         #expect(machine.next(frontier: 21) == .wait)
         #expect(machine.changesCommitted(at: 22, isBackedUp: false) == .send)
     }
@@ -125,7 +125,7 @@ import Testing
         // Revisions 2 to 4 did not concern it, or it had been told.
         #expect(machine.next(frontier: 5) == .readHistory(after: 4))
         #expect(machine.changesCommitted(at: 6, isBackedUp: false) == .skip)
-        machine.historyRead(upTo: 6, isEnd: true, frontier: 6)
+        machine.historyRead(upTo: 6, isEnd: true, leastLive: 6)
         #expect(machine.phase == .live)
         #expect(!machine.isLagging)
         #expect(machine.next(frontier: 6) == .wait)
@@ -164,7 +164,7 @@ import Testing
         machine.progressRequested(RequestID(8), upTo: 6)
         machine.progressRequested(RequestID(9), upTo: 7)
         #expect(machine.next(frontier: 7) == .readHistory(after: 3))
-        machine.historyRead(upTo: 7, isEnd: true, frontier: 7)
+        machine.historyRead(upTo: 7, isEnd: true, leastLive: 7)
         #expect(machine.next(frontier: 7) == .sendSynced(7))
         #expect(machine.next(frontier: 7) == .answerProgress(RequestID(8), 7))
         #expect(machine.next(frontier: 7) == .answerProgress(RequestID(9), 7))
@@ -176,11 +176,11 @@ import Testing
         machine.progressRequested(RequestID(1), upTo: 5)
         machine.progressRequested(RequestID(2), upTo: 9)
         #expect(machine.next(frontier: 9) == .readHistory(after: 3))
-        machine.historyRead(upTo: 6, isEnd: false, frontier: 9)
+        machine.historyRead(upTo: 6, isEnd: false, leastLive: 9)
         #expect(machine.next(frontier: 9) == .answerProgress(RequestID(1), 6))
         #expect(machine.next(frontier: 9) == .readHistory(after: 6))
         #expect(machine.takeProgressRequests() == [RequestID(2)])
-        machine.historyRead(upTo: 9, isEnd: true, frontier: 9)
+        machine.historyRead(upTo: 9, isEnd: true, leastLive: 9)
         #expect(machine.next(frontier: 9) == .sendSynced(9))
         #expect(machine.next(frontier: 9) == .wait)
         #expect(machine.end() == [])
@@ -192,7 +192,7 @@ import Testing
         machine.progressRequested(RequestID(8), upTo: 5)
         #expect(machine.next(frontier: 4) == .readHistory(after: 4))
         #expect(machine.revisionToldFromHistory(5))
-        machine.historyRead(upTo: 5, isEnd: true, frontier: 4)
+        machine.historyRead(upTo: 5, isEnd: true, leastLive: 4)
         #expect(machine.next(frontier: 4) == .answerProgress(RequestID(8), 5))
         #expect(machine.changesCommitted(at: 5, isBackedUp: false) == .skip)
     }

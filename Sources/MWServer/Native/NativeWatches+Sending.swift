@@ -194,13 +194,14 @@ extension NativeWatches {
             guard let messages else { return }
             isSent = true
             guard messages.count > 0 else { return }
+            // It may bring a request that has the loop take more from its mailbox: see below.
             connection.session.sendNow(frames: messages.bytes)
             connection.session.loop.counters.watchEventsSent &+= UInt64(messages.count)
             watcher.machine.sent(at: connection.session.loop.now)
         }
         if !isSent { try self.sendEach(of: page, watcher, connection, loop) }
         watcher.machine.historyRead(
-            upTo: page.lastRevision.number, isEnd: page.lastRevision == page.storeRevision, frontier: loop.frontier)
+            upTo: page.lastRevision.number, isEnd: page.lastRevision == page.storeRevision, leastLive: loop.leastLive)
     }
 
     /// Up to a change that fits into no message: with that the watch ends.

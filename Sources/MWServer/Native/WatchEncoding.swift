@@ -86,6 +86,9 @@ struct ChangesEvent: Hashable {
 
     var frameBytes: Int { Self.headBytes(isContinued: self.isContinued) + self.byteCount }
 
+    /// Of the whole WebSocket message.
+    var messageBytes: Int { WebSocketStateMachine.messageBytes(payloadBytes: self.frameBytes) }
+
     /// Where a frame has the watch's id.
     static let idOffset = NativeFrame.headerBytes - MemoryLayout<Int32>.size
 

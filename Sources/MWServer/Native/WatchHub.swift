@@ -1,3 +1,4 @@
+internal import DequeModule
 internal import MWProtocol
 package import MWStorage
 internal import NIOCore
@@ -17,7 +18,8 @@ struct WatchTopic: Hashable, Sendable {
 /// A loop that has no watch hears nothing. One whose watches are not concerned is not woken: it is only noted how far commits have come.
 package final class WatchHub: StorageObserver {
     /// Bytes of changes that wait for one event loop. Over it they are dropped, and its watches read them from history. 16 MiB: what a loop
-    /// that stands still misses in the time of some large commits.
+    /// that stands still misses in the time of some large commits. As much may be on its way to that loop's watches meanwhile, so a loop holds
+    /// 32 MiB at most.
     static let maximumUndeliveredBytes = 16 << 20
 
     private let watched = Atomic<Int>(0)
@@ -161,7 +163,7 @@ final class WatchMailbox: Sendable {
     private let contents = Mutex(Contents())
 
     struct Contents {
-        var deliveries: [WatchDelivery] = []
+        var deliveries = Deque<WatchDelivery>()
         var bytes = 0
         /// All of this is behind the first and up to the second; nil when nothing came.
         var revisions: (previous: UInt64, last: UInt64)?

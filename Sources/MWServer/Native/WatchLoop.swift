@@ -31,6 +31,11 @@ package final class WatchLoop {
     private(set) var count = 0
     /// Everything up to this revision was brought here.
     private(set) var frontier: UInt64 = 0
+    /// Everything up to this revision was taken from the mailbox. It is the frontier but for what is being delivered: that is told only to
+    /// those who are live when their turn comes.
+    private var taken: UInt64 = 0
+    /// Who reads the history may become live here, or behind it: what was taken passes it by until then.
+    var leastLive: UInt64 { max(self.frontier, self.taken) }
     /// The store's revision at the last tick.
     private var lastSeen: UInt64 = 0
     /// Connections that have something to read from the store, each once.
@@ -73,8 +78,12 @@ package final class WatchLoop {
     package static let defaultBytesPerTurn = 1 << 20
     /// What telling one takes, in bytes that take as long. 4 KiB: encrypting is quick, the system is not.
     private static let bytesPerWatcher = 4 << 10
-    /// Bytes of changes that are sent to one watcher before it is the next one's turn. 64 KiB: what one gathers before it encrypts.
+    /// Bytes of messages that are sent to one watcher before it is the next one's turn. 64 KiB: what one gathers before it encrypts.
     private static let maximumPartBytes = 64 << 10
+    /// Events that are put into parts before these are sent. 1024: a third of a millisecond.
+    private static let eventsAtOnce = 1024
+    /// What that takes for one, in bytes that take as long to send. 256: a third of a microsecond.
+    private static let bytesPerEvent = 256
     /// Storage for them that a loop keeps while nothing happens.
     private static let maximumIdleMessageBytes = 256 << 10
 
@@ -137,86 +146,122 @@ package final class WatchLoop {
         let contents = self.mailbox.take()
         if contents.hasGap || contents.revisions.map({ $0.previous > self.frontier }) ?? false { self.gapFound() }
         guard let last = contents.revisions?.last else { return }
-        var round = Round(parts: self.parts(of: contents.deliveries)[...], last: last)
+        self.taken = max(self.taken, last)
+        var round = Round(deliveries: contents.deliveries, last: last)
         swap(&round.messages, &self.messages)
-        for part in round.parts { part.topic.partsToSend += 1 }
         self.goOn(with: consume round)
     }
 
     /// The same, as a turn of its own.
     package func deliverInTurn() { self.loop.turn { self.deliver() } }
 
-    /// What one look into the mailbox brought.
+    /// What one look into the mailbox brought. What is done with is let go of at once.
     private struct Round {
-        var parts: ArraySlice<Part>
+        /// What is not in parts yet: the first from its event `nextEvent` on.
+        var deliveries: Deque<WatchDelivery>
+        var nextEvent = 0
         let last: UInt64
+        var parts = Deque<Part>()
         /// Of the first part, and who is still to be sent it; nil when it has not begun.
         var watchers: ArraySlice<Watcher>?
         var messages = ChangesMessages()
+
+        init(deliveries: Deque<WatchDelivery>, last: UInt64) {
+            self.deliveries = deliveries
+            self.last = last
+        }
+
+        var isOver: Bool { self.parts.isEmpty && self.deliveries.isEmpty }
+
+        mutating func popEvent() -> (event: WatchDelivery.Event, bytes: ByteBuffer)? {
+            while let delivery = self.deliveries.first {
+                guard self.nextEvent < delivery.events.count else {
+                    self.deliveries.removeFirst()
+                    self.nextEvent = 0
+                    continue
+                }
+                let event = delivery.events[self.nextEvent]
+                self.nextEvent += 1
+                return (event, event.isWithoutValues ? delivery.bare : delivery.valued)
+            }
+            return nil
+        }
     }
 
     /// What watchers of one topic are sent, one after the other.
     private struct Part {
         let topic: LoopTopic
         var content: Content
-        var byteCount: Int
+        /// Of events that are put together. Not in `content`: here it grows in place.
+        var together: [(events: [ChangesEvent], bytes: ByteBuffer)] = []
+        /// Of all messages.
+        var byteCount = 0
 
         enum Content {
-            /// Events that are put together.
-            case messages([(events: [ChangesEvent], bytes: ByteBuffer)])
+            case together
             /// One revision, that is better not copied, or fits into no message: then it has no events.
             case alone(UInt64, [ChangesEvent]?, ByteBuffer)
         }
+
+        func takes(_ byteCount: Int, for topic: LoopTopic, maximumBytes: Int) -> Bool {
+            guard case .together = self.content else { return false }
+            return self.topic === topic && self.byteCount + byteCount <= maximumBytes
+        }
+
+        mutating func append(_ events: [ChangesEvent], of bytes: ByteBuffer, byteCount: Int) {
+            self.together.append((events, bytes))
+            self.byteCount += byteCount
+        }
     }
 
-    /// What of `deliveries` has not been told, in order.
-    private func parts(of deliveries: [WatchDelivery]) -> [Part] {
+    /// Puts what comes next, and has not been told, into parts, in order; returns what that took of the turn's bytes.
+    private func makeParts(of round: inout Round) -> Int {
         let limits = self.loop.limits
         let maximumBytes = min(Self.maximumPartBytes, limits.maximumWatchBacklogBytes)
-        var parts: [Part] = []
-        for delivery in deliveries {
-            for event in delivery.events where event.runs.revision > self.frontier {
-                guard let topic = self.names[event.name] else { continue }
-                let bytes = event.isWithoutValues ? delivery.bare : delivery.valued
-                let count = event.runs.byteCount
-                let events = ChangesEvent.events(of: event.runs, in: bytes, maximumBytes: limits.maximumMessageBytes)
-                guard let events, !events.contains(where: NativeWatches.isShared) else {
-                    parts.append(Part(topic: topic, content: .alone(event.runs.revision, events, bytes), byteCount: count))
-                    continue
-                }
-                if let last = parts.last, last.topic === topic, last.byteCount + count <= maximumBytes,
-                    case .messages(var list) = last.content
-                {
-                    list.append((events, bytes))
-                    parts[parts.count - 1] = Part(topic: topic, content: .messages(list), byteCount: last.byteCount + count)
-                } else {
-                    parts.append(Part(topic: topic, content: .messages([(events, bytes)]), byteCount: count))
-                }
+        var count = 0
+        while count < Self.eventsAtOnce, let (event, bytes) = round.popEvent() {
+            count += 1
+            guard event.runs.revision > self.frontier, let topic = self.names[event.name] else { continue }
+            let events = ChangesEvent.events(of: event.runs, in: bytes, maximumBytes: limits.maximumMessageBytes)
+            let byteCount = events?.reduce(0) { $0 + $1.messageBytes } ?? event.runs.byteCount
+            guard let events, !events.contains(where: NativeWatches.isShared) else {
+                round.parts.append(Part(topic: topic, content: .alone(event.runs.revision, events, bytes), byteCount: byteCount))
+                topic.partsToSend += 1
+                continue
             }
+            let last = round.parts.count - 1
+            if last < 0 || !round.parts[last].takes(byteCount, for: topic, maximumBytes: maximumBytes) {
+                round.parts.append(Part(topic: topic, content: .together))
+                topic.partsToSend += 1
+            }
+            round.parts[round.parts.count - 1].append(events, of: bytes, byteCount: byteCount)
         }
-        return parts
+        return count * Self.bytesPerEvent
     }
 
     private func goOn(with round: consuming Round) {
         self.isDelivering = true
         defer { self.isDelivering = false }
         var budget = self.bytesPerTurn
-        while let part = round.parts.first {
-            if round.watchers == nil { self.begin(part, &round) }
-            let isLast = part.topic.partsToSend == 0
-            while let watcher = round.watchers?.popFirst() {
-                guard !watcher.hasEnded else { continue }
-                switch part.content {
-                case .messages: watcher.owner.deliver(&round.messages, to: watcher, isLast: isLast)
-                case .alone(let revision, let events, let bytes): watcher.owner.deliver(revision, events, in: bytes, to: watcher)
+        while !round.isOver {
+            if round.parts.isEmpty { budget -= self.makeParts(of: &round) }
+            if let part = round.parts.first {
+                if round.watchers == nil { self.begin(part, &round) }
+                let isLast = part.topic.partsToSend == 0
+                while let watcher = round.watchers?.popFirst() {
+                    guard !watcher.hasEnded else { continue }
+                    switch part.content {
+                    case .together: watcher.owner.deliver(&round.messages, to: watcher, isLast: isLast)
+                    case .alone(let revision, let events, let bytes): watcher.owner.deliver(revision, events, in: bytes, to: watcher)
+                    }
+                    budget -= part.byteCount + Self.bytesPerWatcher
+                    if budget <= 0, round.watchers?.isEmpty == false { return self.pause(round) }
                 }
-                budget -= part.byteCount + Self.bytesPerWatcher
-                if budget <= 0, round.watchers?.isEmpty == false { return self.pause(round) }
+                round.messages.removeAll(keeping: Self.maximumIdleMessageBytes)
+                round.watchers = nil
+                round.parts.removeFirst()
             }
-            round.messages.removeAll(keeping: Self.maximumIdleMessageBytes)
-            round.watchers = nil
-            round.parts.removeFirst()
-            if budget <= 0, !round.parts.isEmpty { return self.pause(round) }
+            if budget <= 0, !round.isOver { return self.pause(round) }
         }
         swap(&round.messages, &self.messages)
         self.frontier = max(self.frontier, round.last)
@@ -226,8 +271,7 @@ package final class WatchLoop {
         part.topic.partsToSend -= 1
         // Who begins to watch from here on begins behind it.
         round.watchers = part.topic.watchers[...]
-        guard case .messages(let list) = part.content else { return }
-        for (events, bytes) in list {
+        for (events, bytes) in part.together {
             for event in events { round.messages.append(event, of: bytes) }
         }
     }

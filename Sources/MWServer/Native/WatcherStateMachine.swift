@@ -137,12 +137,14 @@ struct WatcherStateMachine: ~Copyable {
 
     /// History was read up to and with `revision`.
     ///
-    /// - Parameter isEnd: There was nothing behind it.
-    mutating func historyRead(upTo revision: UInt64, isEnd: Bool, frontier: UInt64) {
+    /// - Parameters:
+    ///   - isEnd: There was nothing behind it.
+    ///   - leastLive: What commits brought up to it may have passed this watch by. Never below the frontier.
+    mutating func historyRead(upTo revision: UInt64, isEnd: Bool, leastLive: UInt64) {
         guard self.phase == .catchingUp else { return }
         self.position = max(self.position, revision)
         // What is between the frontier and the position will be brought, and skipped.
-        guard isEnd, self.position >= frontier else { return }
+        guard isEnd, self.position >= leastLive else { return }
         self.phase = .live
         self.isLagging = false
     }

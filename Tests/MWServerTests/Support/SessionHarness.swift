@@ -120,6 +120,8 @@ final class NarrowNetwork: ChannelOutboundHandler {
     var takesOnFlush = false
     /// Whether flushes are kept from the network: what is written stays buffered.
     var isStuck = false
+    /// Called before a flush takes what was written.
+    var onFlush: () -> Void = {}
     private(set) var writes: [Int] = []
     private var unsent = 0
 
@@ -135,6 +137,7 @@ final class NarrowNetwork: ChannelOutboundHandler {
 
     func flush(context: ChannelHandlerContext) {
         guard !self.isStuck else { return }
+        self.onFlush()
         context.flush()
         if self.takesOnFlush { self.take(context) }
     }

@@ -140,10 +140,14 @@ final class WatchPeer {
     func send<Request: NativeRequest>(_ request: Request, id: Int32? = nil) throws -> Int32 {
         let number = id ?? self.nextID
         if id == nil { self.nextID += 1 }
-        var message = ByteBuffer()
-        NativeFrame.write(request, id: RequestID(number), to: &message)
-        try self.client.send([message])
+        try self.client.send([Self.message(request, id: number)])
         return number
+    }
+
+    static func message<Request: NativeRequest>(_ request: Request, id: Int32) -> ByteBuffer {
+        var message = ByteBuffer()
+        NativeFrame.write(request, id: RequestID(id), to: &message)
+        return message
     }
 
     /// What came since the last call, a line each.
