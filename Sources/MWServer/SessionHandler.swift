@@ -330,11 +330,12 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// any more, unless this is inside a read burst. Messages may be taken, and ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
     package func sendNow(frames: ByteBuffer) {
         guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
-        var sent = self.writeOutbound(context)
+        let hasOutbound = self.outbound.readableBytes > 0
+        var sent = hasOutbound ? self.writeOutbound(context) : ByteBuffer()
         self.write(frames, context)
         context.flush()
         self.unflushedBytes = 0
-        self.loop.buffers.giveBack(outbound: &sent)
+        if hasOutbound { self.loop.buffers.giveBack(outbound: &sent) }
     }
 
     /// Sends whole frames that others are sent too, after everything written so far: the bytes are shared, not copied.

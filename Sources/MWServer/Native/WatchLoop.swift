@@ -248,13 +248,16 @@ package final class WatchLoop {
             if let part = round.parts.first {
                 if round.watchers == nil { self.begin(part, &round) }
                 let isLast = part.topic.partsToSend == 0
+                let isTogether = !part.together.isEmpty
+                let cost = part.byteCount + Self.bytesPerWatcher
                 while let watcher = round.watchers?.popFirst() {
                     guard !watcher.hasEnded else { continue }
-                    switch part.content {
-                    case .together: watcher.owner.deliver(&round.messages, to: watcher, isLast: isLast)
-                    case .alone(let revision, let events, let bytes): watcher.owner.deliver(revision, events, in: bytes, to: watcher)
+                    if isTogether {
+                        watcher.owner.deliver(&round.messages, to: watcher, isLast: isLast)
+                    } else if case .alone(let revision, let events, let bytes) = part.content {
+                        watcher.owner.deliver(revision, events, in: bytes, to: watcher)
                     }
-                    budget -= part.byteCount + Self.bytesPerWatcher
+                    budget -= cost
                     if budget <= 0, round.watchers?.isEmpty == false { return self.pause(round) }
                 }
                 round.messages.removeAll(keeping: Self.maximumIdleMessageBytes)
