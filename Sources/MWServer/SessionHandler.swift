@@ -56,7 +56,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// How long one connection's messages keep the loop from the others, but for the one that is under way. The bytes above take less.
     private static let turnTime = TimeAmount.milliseconds(1)
     /// Messages between two looks at the clock.
-    private static let messagesPerLook = 64
+    private static let messagesPerLook = 8
 
     package private(set) var info: SessionInfo
     /// Who TLS says is there, as the newest ``SecuritySet`` sees it.
@@ -178,12 +178,18 @@ package final class SessionHandler: ChannelDuplexHandler {
         return true
     }
 
+    /// The connection is torn down, though the channel does not say so yet: nothing that came over it is done any more.
+    private var isCutOff: Bool {
+        if case .ended = self.phase { return true }
+        return false
+    }
+
     private func takeMessages() {
         guard !self.isTaking, !self.hasEnded else { return }
         self.isTaking = true
         var count = 0
         var end: NIODeadline?
-        while self.isReading, !self.hasEnded {
+        while self.isReading, !self.isCutOff, !self.hasEnded {
             if self.outbound.readableBytes >= Self.flushThresholdBytes {
                 // Inside a burst the TLS handler keeps what is flushed: the rest is taken at its end.
                 if self.isInReadBurst || self.letOthersTakeTurns() { break }
@@ -200,7 +206,8 @@ package final class SessionHandler: ChannelDuplexHandler {
             case .violation(let error): self.violated(error)
             }
             count += 1
-            guard count % Self.messagesPerLook == 0, !self.isInReadBurst else { continue }
+            // Most bursts have one message, which costs no look. A message that holds up the next ones goes on by itself.
+            guard count == 2 || count % Self.messagesPerLook == 0, !self.isInReadBurst, self.isReading else { continue }
             let now = self.loop.eventLoop.now
             guard now >= end ?? now + Self.turnTime else {
                 end = end ?? now + Self.turnTime
@@ -219,10 +226,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.flush()
         guard case .open = self.phase, !self.hasEnded else { return false }
         self.hold(.turn)
-        // Scheduled, not executed: the network comes first.
-        self.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
-            self.loop.turn { self.release(.turn) }
-        }
+        self.loop.afterOthers { self.release(.turn) }
         return true
     }
 

@@ -35,6 +35,10 @@ package final class SessionLoop {
     private var refusalLines: EventBudget
     private var unflushed: [SessionHandler] = []
     private var resumable: [SessionHandler] = []
+    private var waiting: [() -> Void] = []
+    private var isWaitingScheduled = false
+    /// Before those who gave way go on. Not zero but where there is no network: a loop runs all that is due before it looks at its sockets.
+    package var pauseBetweenTurns = TimeAmount.microseconds(10)
     private var isTurnEndScheduled = false
     private var isInTurn = false
     /// For what the connections receive and send.
@@ -286,6 +290,25 @@ package final class SessionLoop {
         }
         self.isInTurn = false
         self.factory?.turnEnded()
+    }
+
+    /// Calls `body` in a turn after the network, and everybody else who waits like this, had theirs.
+    func afterOthers(_ body: @escaping () -> Void) {
+        self.waiting.append(body)
+        self.scheduleWaiting()
+    }
+
+    /// One timer for all who wait: with one for each, one of them would always be due, and the loop look at its sockets no more.
+    private func scheduleWaiting() {
+        guard !self.isWaitingScheduled, !self.waiting.isEmpty else { return }
+        self.isWaitingScheduled = true
+        self.eventLoop.assumeIsolated().scheduleTask(in: self.pauseBetweenTurns) {
+            let bodies = self.waiting
+            self.waiting = []
+            self.turn { for body in bodies { body() } }
+            self.isWaitingScheduled = false
+            self.scheduleWaiting()
+        }
     }
 
     // MARK: Draining

@@ -54,6 +54,44 @@ import Testing
         #expect(reads.count == 1)
     }
 
+    @Test func `A message that waits for its own turn is not forgotten behind the turn of its connection`() throws {
+        let harness = try SessionHarness()
+        let delegate = CountingDelegate { count, session in
+            guard count == 8 else { return }
+            harness.eventLoop.advanceTime(by: .milliseconds(2))
+            session.hold(.unfinishedMessage)
+            session.loop.afterOthers { if session.mayTakeNext { session.release(.unfinishedMessage) } }
+        }
+        let client = try harness.connect(delegate)
+        try client.send((0..<24).map { self.bytes("\($0)") })
+        #expect(delegate.count == 24)
+    }
+
+    @Test func `Nothing of a peer that was cut off is done any more, though it was received before`() throws {
+        let harness = try SessionHarness()
+        let large = ByteBuffer(repeating: 7, count: 128 * 1024)
+        let delegate = CountingDelegate { _, session in session.send(.binary, large) }
+        let client = try harness.connect(delegate)
+        try client.sendWithoutRunning((0..<16).map { self.bytes("\($0)") })
+        let count = delegate.count
+        #expect(count < 16, "the rest waits for its turn")
+        client.session.abort("refused")
+        harness.eventLoop.run()
+        #expect(delegate.count == count)
+    }
+
+    private final class CountingDelegate: SessionDelegate {
+        private(set) var count = 0
+        private let body: (Int, SessionHandler) -> Void
+
+        init(_ body: @escaping (Int, SessionHandler) -> Void) { self.body = body }
+
+        func messageReceived(_ opcode: MessageOpcode, _ payload: ByteBuffer, in session: SessionHandler) {
+            self.count += 1
+            self.body(self.count, session)
+        }
+    }
+
     private final class ReadCounter: ChannelOutboundHandler {
         typealias OutboundIn = ByteBuffer
 

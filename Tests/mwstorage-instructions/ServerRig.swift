@@ -86,6 +86,7 @@ final class ServerRig: @unchecked Sendable {
         self.sessions = SessionLoop(
             eventLoop: self.eventLoop, limits: limits, census: ConnectionCensus(limits),
             logger: Logger(label: "instructions") { _ in SwiftLogNoOpLogHandler() })
+        self.sessions.pauseBetweenTurns = .zero
         // As StorageLoops and StorageServer tie them together.
         let submitter = self.storage.makeSubmitter { [unowned self] outcomes in
             self.eventLoop.execute { self.loop?.outcomesDelivered(outcomes) }

@@ -112,12 +112,9 @@ package final class NativeSession: SessionDelegate {
     /// Goes on after everybody else had a turn.
     private func pause(_ session: SessionHandler) {
         self.isPausing = true
-        // Scheduled, not executed: the network has its turn before it.
-        session.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
-            session.loop.turn {
-                self.isPausing = false
-                self.takeRequests(in: session)
-            }
+        session.loop.afterOthers {
+            self.isPausing = false
+            self.takeRequests(in: session)
         }
     }
 

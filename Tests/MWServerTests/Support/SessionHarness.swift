@@ -24,6 +24,7 @@ final class SessionHarness {
         self.principal = try AccessPolicy.none.admit(self.peer).get()
         self.loop = SessionLoop(
             eventLoop: self.eventLoop, limits: limits, closeCodes: closeCodes, census: ConnectionCensus(limits), logger: self.log.logger)
+        self.loop.pauseBetweenTurns = .zero
     }
 
     func connect(_ delegate: any SessionDelegate, as principal: Principal? = nil) throws -> HarnessClient {
