@@ -45,22 +45,23 @@ struct LogLines: LogHandler {
         }
     }
 
-    /// In quotation marks where it would not be one word.
+    /// In quotation marks where it would not be one word, with a backslash before those that it has.
     private static func quoted(_ text: String) -> String {
-        let escaped = escaped(text)
-        guard escaped.isEmpty || escaped.utf8.contains(where: { " \"=".utf8.contains($0) }) else { return escaped }
-        return "\"" + escaped.replacing("\"", with: "\\\"") + "\""
+        guard text.isEmpty || text.utf8.contains(where: { " \"=\\".utf8.contains($0) }) else { return escaped(text) }
+        return "\"" + escaped(text, marks: true) + "\""
     }
 
-    private static func escaped(_ text: String) -> String {
+    /// - Parameter marks: Whether quotation marks and backslashes get a backslash, too.
+    private static func escaped(_ text: String, marks: Bool = false) -> String {
         // Printable ASCII, as nearly all is.
-        guard text.utf8.contains(where: { $0 < 0x20 || $0 >= 0x7F }) else { return text }
-        guard text.unicodeScalars.contains(where: { $0.value < 0x20 || (0x7F..<0xA0).contains($0.value) }) else { return text }
+        guard text.utf8.contains(where: { $0 < 0x20 || $0 >= 0x7F || marks && "\"\\".utf8.contains($0) }) else { return text }
+        // Scalar by scalar: a mark that something combines with is a mark all the same.
         var escaped = ""
         for scalar in text.unicodeScalars {
             if scalar.value < 0x20 || (0x7F..<0xA0).contains(scalar.value) {
                 escaped += "\\u{\(String(scalar.value, radix: 16))}"
             } else {
+                if marks, scalar == "\"" || scalar == "\\" { escaped.unicodeScalars.append("\\") }
                 escaped.unicodeScalars.append(scalar)
             }
         }
