@@ -56,7 +56,9 @@ extension MWDBReply {
             unsafe bytes.copyMemory(from: value)
             valueBytes = value.count
         }
-        _ = unsafe Self.writeTrailer(.get, id: id, into: UnsafeMutableRawBufferPointer(rebasing: bytes[valueBytes...]))
+        let trailerBytes = unsafe Self.writeTrailer(.get, id: id, into: UnsafeMutableRawBufferPointer(rebasing: bytes[valueBytes...]))
+        // What is not written was somebody else's.
+        precondition(valueBytes + trailerBytes == bytes.count, "an answer is as long as was said")
     }
 
     /// Appends the answer to a put or a remove.

@@ -98,6 +98,8 @@ final class PeerVerification: Sendable {
     private let leaves = Mutex<[CertificateFingerprint: Certificate]>([:])
     /// Beyond, all are forgotten: 6 MiB at the most.
     private static let maximumRememberedLeaves = 1_024
+    /// A larger certificate is read each time.
+    private static let maximumRememberedLeafBytes = 4 << 10
     private let refusals: RefusalSet
     private let time: Timestamp?
     let expectedName: ServerName?
@@ -215,6 +217,7 @@ final class PeerVerification: Sendable {
         let fingerprint = unsafe CertificateFingerprint(of: x509)
         if let fingerprint, let known = leaves.withLock({ $0[fingerprint] }) { return known }
         let certificate = trustStore.interned(try unsafe Certificate(sharing: x509, source: "peer"))
+        guard certificate.derBytes.count <= Self.maximumRememberedLeafBytes else { return certificate }
         leaves.withLock { leaves in
             if leaves.count >= Self.maximumRememberedLeaves { leaves.removeAll() }
             leaves[certificate.sha256] = certificate

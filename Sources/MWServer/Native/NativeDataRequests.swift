@@ -325,6 +325,8 @@ private struct NativeValueReply {
             }
         }
         cursor.write(Self.revisionTag, self.revision.native)
+        // What is not written was somebody else's.
+        precondition(cursor.isAtEnd, "an answer is as long as was said")
     }
 }
 
@@ -335,6 +337,8 @@ private struct ByteCursor {
     private var offset = 0
 
     init(_ bytes: UnsafeMutableRawBufferPointer) { unsafe self.bytes = bytes }
+
+    var isAtEnd: Bool { unsafe self.offset == self.bytes.count }
 
     @inline(__always)
     mutating func write<Integer: FixedWidthInteger & BitwiseCopyable>(_ integer: Integer) {
