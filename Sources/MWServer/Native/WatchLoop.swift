@@ -281,14 +281,11 @@ package final class WatchLoop {
 
     private func pause(_ round: consuming Round) {
         self.unfinished = round
-        // Scheduled, not executed: the network has its turn between two of ours.
-        self.loop.eventLoop.assumeIsolated().scheduleTask(in: .zero) {
+        self.loop.afterOthers {
             guard let round = self.unfinished.take() else { return }
-            self.loop.turn {
-                self.goOn(with: round)
-                // What came meanwhile: its waking found nothing to be done yet.
-                self.deliver()
-            }
+            self.goOn(with: round)
+            // What came meanwhile: its waking found nothing to be done yet.
+            self.deliver()
         }
     }
 
