@@ -30,27 +30,6 @@ package final class SessionHandler: ChannelDuplexHandler {
         case ended
     }
 
-    /// Why nothing more is taken from the peer at the moment.
-    package struct Holds: OptionSet, Sendable {
-        package let rawValue: UInt8
-        package init(rawValue: UInt8) { self.rawValue = rawValue }
-
-        /// ``ServerLimits/maximumRequestsInFlight``
-        static let requestsInFlight = Holds(rawValue: 1)
-        /// ``ServerLimits/maximumUnsentBytes``
-        static let unsentBytes = Holds(rawValue: 2)
-        /// No new requests; the session closes when those in flight are answered.
-        static let draining = Holds(rawValue: 4)
-        /// The disk is slower than the network.
-        package static let congestion = Holds(rawValue: 8)
-        /// Reads that wait for writes hold too many bytes of keys.
-        package static let waitingGets = Holds(rawValue: 16)
-        /// Requests of the last message wait for their turn: see ``SessionHandler/mayTakeNext``.
-        package static let unfinishedMessage = Holds(rawValue: 32)
-        /// It had its turn; the other connections of the loop have theirs.
-        static let turn = Holds(rawValue: 64)
-    }
-
     /// A burst's replies leave in one write, unless they grow over this: 256 KiB fill a socket's buffer.
     private static let flushThresholdBytes = 256 * 1024
     /// How long one connection's messages keep the loop from the others, but for the one that is under way. The bytes above take less.
@@ -103,12 +82,6 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var unwritableSince: NIODeadline?
     /// Of the ``SecuritySet`` that judged last.
     private var generation: UInt64
-    private struct Tally {
-        var requests: UInt64 = 0
-        var receivedBytes: UInt64 = 0
-        var writtenBytes = 0
-    }
-
     private let tally = UncheckedBox(Tally())
     /// Bytes handed to the network in all, and what it had taken of them at `unwritableSince`.
     package var writtenBytes: Int { self.tally.value.writtenBytes }
@@ -179,10 +152,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     /// The connection is torn down, though the channel does not say so yet: nothing that came over it is done any more.
-    private var isCutOff: Bool {
-        if case .ended = self.phase { return true }
-        return false
-    }
+    private var isCutOff: Bool { if case .ended = self.phase { true } else { false } }
 
     private func takeMessages() {
         guard !self.isTaking, !self.hasEnded else { return }

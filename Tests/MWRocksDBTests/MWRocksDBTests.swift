@@ -18,7 +18,8 @@ import Testing
             let text = String(decoding: bytes, as: UTF8.self)
             for option in [
                 "unpartitioned_pinning=kAll", "max_bgerror_resume_count=0", "track_and_verify_wals_in_manifest=true",
-                "\n  block_size=4096\n", "memtable_prefix_bloom_size_ratio=0.02", "cache_index_and_filter_blocks=true", "filter_policy=bloomfilter", "index_block_restart_interval=8", "checksum=kXXH3",
+                "\n  block_size=4096\n", "memtable_prefix_bloom_size_ratio=0.02", "cache_index_and_filter_blocks=true",
+                "filter_policy=bloomfilter", "index_block_restart_interval=8", "checksum=kXXH3",
                 "memtable_whole_key_filtering=true", "paranoid_checks=true", "wal_recovery_mode=kTolerateCorruptedTailRecords",
             ] {
                 #expect(text.contains(option), "\(option)")
