@@ -61,7 +61,7 @@ package final class WatchLoop {
     private static let pause = TimeAmount.microseconds(200)
 
     /// - Parameters:
-    ///   - bytesPerTurn: What is sent to watchers before everything else has its turn; a watcher counts ``bytesPerWatcher`` more.
+    ///   - bytesPerTurn: What is sent to watchers before everything else has its turn; a watcher counts 4 KiB more.
     ///   - wake: Called on the commit thread; brings `deliver()` to `loop`.
     package init(
         on loop: SessionLoop, storage: Storage, hub: WatchHub, bytesPerTurn: Int = WatchLoop.defaultBytesPerTurn,
