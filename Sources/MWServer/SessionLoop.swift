@@ -338,6 +338,8 @@ package final class SessionLoop {
         self.ticking = nil
         self.factory?.loopEnded()
         self.factory = nil
+        // They hold their sessions, which hold this.
+        self.waiting = []
         self.buffers.removeAll()
     }
 

@@ -75,9 +75,29 @@ import Testing
         try client.sendWithoutRunning((0..<16).map { self.bytes("\($0)") })
         let count = delegate.count
         #expect(count < 16, "the rest waits for its turn")
+        // A socket's channel says that it is closed in a later task of its loop.
+        let close = HeldClose()
+        try client.channel.pipeline.syncOperations.addHandler(close, position: .first)
         client.session.abort("refused")
         harness.eventLoop.run()
         #expect(delegate.count == count)
+        close.letGo()
+        #expect(client.isClosed)
+    }
+
+    private final class HeldClose: ChannelOutboundHandler {
+        typealias OutboundIn = ByteBuffer
+
+        private var held: (() -> Void)?
+
+        func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
+            self.held = { context.close(mode: mode, promise: promise) }
+        }
+
+        func letGo() {
+            self.held?()
+            self.held = nil
+        }
     }
 
     private final class CountingDelegate: SessionDelegate {
