@@ -94,7 +94,7 @@ let package = Package(
         module(
             "MWCertificateManager", ["MWPKI", "MWACME", nioCore, nioPosix, nioHTTP1, logging, metrics, serviceLifecycle]),
         // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
-        module("MWStorage", []),
+        module("MWStorage", ["CLinux"]),
         // `StorageEngine` on RocksDB, and on LevelDB.
         module("MWRocksDB", ["MWStorage", "CRocksDB"]),
         module("MWLevelDB", ["MWStorage", "CLevelDB"]),

@@ -10,9 +10,9 @@ final class RocksDBDatabase: @unchecked Sendable {
     let pointer: OpaquePointer
     let readOptions: OpaquePointer
     let cacheFillingReadOptions: OpaquePointer
-    let writeOptions: OpaquePointer
-    let syncedWriteOptions: OpaquePointer
     private let options: OpaquePointer
+    /// For tables that are made outside: they wait for being merged with others, and are not worth being compressed before.
+    let tableOptions: OpaquePointer
     private let directory: String
     private let snapshots = Mutex(OpenSnapshots())
 
@@ -37,9 +37,8 @@ final class RocksDBDatabase: @unchecked Sendable {
         self.directory = directory
         unsafe readOptions = RocksDBDatabase.makeReadOptions(fillsCache: false)
         unsafe cacheFillingReadOptions = RocksDBDatabase.makeReadOptions()
-        unsafe writeOptions = rocksdb_writeoptions_create()
-        unsafe syncedWriteOptions = rocksdb_writeoptions_create()
-        unsafe rocksdb_writeoptions_set_sync(syncedWriteOptions, 1)
+        unsafe tableOptions = rocksdb_options_create_copy(options)
+        unsafe rocksdb_options_set_compression(tableOptions, CInt(rocksdb_no_compression))
     }
 
     /// Opens what another program left, and writes nothing into its directory.
@@ -60,16 +59,14 @@ final class RocksDBDatabase: @unchecked Sendable {
         self.directory = directory
         unsafe readOptions = RocksDBDatabase.makeReadOptions(fillsCache: false)
         unsafe cacheFillingReadOptions = RocksDBDatabase.makeReadOptions()
-        unsafe writeOptions = rocksdb_writeoptions_create()
-        unsafe syncedWriteOptions = rocksdb_writeoptions_create()
+        unsafe tableOptions = rocksdb_options_create_copy(options)
     }
 
     deinit {
         close()
         unsafe rocksdb_readoptions_destroy(readOptions)
         unsafe rocksdb_readoptions_destroy(cacheFillingReadOptions)
-        unsafe rocksdb_writeoptions_destroy(writeOptions)
-        unsafe rocksdb_writeoptions_destroy(syncedWriteOptions)
+        unsafe rocksdb_options_destroy(tableOptions)
         unsafe rocksdb_options_destroy(options)
     }
 
@@ -96,6 +93,49 @@ final class RocksDBDatabase: @unchecked Sendable {
         var count = 0
         let value = unsafe rocksdb_pinnableslice_value(pinned, &count)
         unsafe body(UnsafeRawBufferPointer(start: value, count: count))
+    }
+
+    /// An integer that RocksDB says of itself; zero if it does not.
+    func property(_ name: String) -> UInt64 {
+        var number: UInt64 = 0
+        return unsafe rocksdb_property_int(pointer, name, &number) == 0 ? number : 0
+    }
+
+    func checkpoint(to directory: String) throws(StorageError) -> Bool {
+        let checkpoint = unsafe try check { unsafe rocksdb_checkpoint_object_create(pointer, $0) }
+        guard let checkpoint = unsafe checkpoint else { return false }
+        defer { unsafe rocksdb_checkpoint_object_destroy(checkpoint) }
+        // 0: what is in memory becomes a table, whatever the size of the log.
+        try unsafe check { unsafe rocksdb_checkpoint_create(checkpoint, directory, 0, $0) }
+        return true
+    }
+
+    /// The last revision of history that the tables have, of a program that had no log; zero if there is none.
+    ///
+    /// - Parameter forgotten: What is up to this revision may go, and does when there is nothing else.
+    func endOfHistory(forgotten: UInt64) throws(StorageError) -> UInt64 {
+        var end: UInt64 = 0
+        let range = KeyRange(prefix: [Keyspace.history.prefix])
+        try unsafe RocksDBSnapshot(self).scan(range, .backward) { key, _ in
+            end = unsafe HistoryKey.revision(key) ?? 0
+            return false
+        }
+        guard end > 0, end <= forgotten, let upper = range.upper else { return end }
+        let batch = unsafe rocksdb_writebatch_create()
+        defer { unsafe rocksdb_writebatch_destroy(batch) }
+        unsafe RocksDBDatabase.withChars(range.lower) { lower in
+            unsafe RocksDBDatabase.withChars(upper) { upper in
+                unsafe rocksdb_writebatch_delete_range(batch, lower.baseAddress, lower.count, upper.baseAddress, upper.count)
+            }
+        }
+        let options = unsafe rocksdb_writeoptions_create()
+        defer { unsafe rocksdb_writeoptions_destroy(options) }
+        try unsafe check { unsafe rocksdb_write(pointer, options, batch, $0) }
+        return 0
+    }
+
+    private static func withChars(_ bytes: [UInt8], _ body: (UnsafeBufferPointer<CChar>) -> Void) {
+        unsafe bytes.withUnsafeBytes { unsafe body($0.assumingMemoryBound(to: CChar.self)) }
     }
 
     // MARK: Snapshots

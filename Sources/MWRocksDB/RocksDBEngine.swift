@@ -1,4 +1,5 @@
 import CRocksDB
+import Glibc
 public import MWStorage
 import Synchronization
 
@@ -14,140 +15,246 @@ extension StorageEngineFactory {
     }
 }
 
-/// ``StorageEngine`` on RocksDB, through its C interface.
-final class RocksDBEngine: StorageEngine {
+/// ``StorageEngine`` on RocksDB, behind a log and a table in memory of our own.
+///
+///     apply ──▶ CommitLog ──▶ PendingTable ──▶ (full) ──▶ RocksDB's tables       gets: pending, then tables
+///               one write,    in memory        drain      sorted, on disk        scans: both, merged
+///               one sync                       thread                            history: the log
+///
+/// RocksDB's own log and memory are not used: its log holds history a second time, and each change of a key that is put often would be
+/// sorted, written out and merged away. Here a put is one copy in the log and one in memory, and only what a key came to reaches a table.
+final class RocksDBEngine: StorageEngine, @unchecked Sendable {
+    // Safety: `log`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it says.
     static let name = "rocksdb"
     private let database: RocksDBDatabase
+    private let writer: TableWriter
+    private let directory: String
+    private let options: EngineOptions
     private let readCount = ReadCount()
+
+    private let writing = ConditionLock()
+    private let log: CommitLog
+    /// The last revision whose history is in the tables: programs before the log put it there.
+    private let tablesEnd: UInt64
+    private let state: Mutex<State>
+    private let drains = ConditionLock()
+    private let isStopping = Atomic<Bool>(false)
+    private var thread: WorkerThread?
+
+    /// What readers take their view from.
+    private struct State: Sendable {
+        /// Newest first; batches go to the first one.
+        var tables: [PendingTable]
+        var history: HistoryView
+        /// The log's segments up to this one are not needed, but for the history in them.
+        var drained: UInt64
+        /// Why the tables did not take what is pending; then nothing more is written.
+        var failure: StorageError?
+    }
 
     /// On a line of memory that the pointers do not share: all threads write it.
     private final class ReadCount: Sendable {
         let value = Atomic<UInt64>(0)
     }
 
+    /// Tables that wait to be drained; then writers wait, too.
+    private static let maximumWaitingTables = 2
+    /// Between two looks whether RocksDB has merged enough.
+    private static let pollInterval = Duration.milliseconds(5)
+
     init(directory: String, options: EngineOptions) throws(StorageError) {
-        self.database = try RocksDBDatabase(directory: directory, options: options)
+        self.directory = directory
+        self.options = options
+        let database = try RocksDBDatabase(directory: directory, options: options)
+        let writer = TableWriter(database, directory: directory)
+        self.database = database
+        self.writer = writer
+        do throws(StorageError) {
+            var recovery = try LogRecovery(directory: directory)
+            log = try recovery.run { (table) throws(StorageError) in try writer.drain(table.view) }
+            tablesEnd = try database.endOfHistory(forgotten: log.forgotten)
+        } catch {
+            database.close()
+            throw error
+        }
+        let number = log.current.number
+        state = Mutex(
+            State(tables: [PendingTable(number: number)], history: HistoryView(log, tablesEnd: tablesEnd), drained: number - 1))
+        do throws(StorageError) {
+            thread = try WorkerThread(name: "mw-drain") { self.drainTables() }
+        } catch {
+            log.close()
+            database.close()
+            throw error
+        }
     }
 
+    // MARK: Reading
+
     func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
+        if unsafe key.first == Keyspace.history.prefix { return try unsafe snapshot().read(key, body) }
+        for table in state.withLock({ $0.tables }) {
+            if let entry = unsafe table.find(key) {
+                return withExtendedLifetime(table) { unsafe body(PendingTable.value(of: entry)) }
+            }
+        }
         // Multiplied by the golden ratio, so that no pattern of reads meets the same choice again and again.
         let count = readCount.value.wrappingAdd(1, ordering: .relaxed).newValue &* 0x9E37_79B9_7F4A_7C15
         let fillsCache = (count >> 32) % RocksDBDatabase.readsPerCacheFill == 0
         try unsafe database.read(key, fillsCache ? database.cacheFillingReadOptions : database.readOptions, body)
     }
 
-    func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
-        try unsafe batch.withUnsafeBytes { (bytes) throws(StorageError) in
-            // `WriteBatch` has RocksDB's own layout: one copy, no call for each operation.
-            let start = unsafe bytes.assumingMemoryBound(to: CChar.self).baseAddress
-            let native = unsafe rocksdb_writebatch_create_from(start, bytes.count)
-            defer { unsafe rocksdb_writebatch_destroy(native) }
-            // Else RocksDB counts every comparison of two keys, for this thread, and nobody reads that.
-            rocksdb_set_perf_level(CInt(rocksdb_disable))
-            let options = unsafe sync ? database.syncedWriteOptions : database.writeOptions
-            try unsafe database.check { unsafe rocksdb_write(database.pointer, options, native, $0) }
+    func snapshot() throws(StorageError) -> any EngineSnapshot {
+        while true {
+            let (views, history) = state.withLock { state in (state.tables.map(\.view), state.history) }
+            let tables = RocksDBSnapshot(database)
+            // All that the tables may have got meanwhile is in the views, unless the first one was closed, and drained, since.
+            guard views[0].table.isBeingDrained.load(ordering: .acquiring) else {
+                return LoggedSnapshot(views: views, history: history, tables: tables)
+            }
         }
+    }
+
+    // MARK: Writing
+
+    func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
+        guard !batch.isEmpty else { return sync ? try self.sync() : () }
+        var failure: StorageError?
+        writing.withLock {
+            do throws(StorageError) {
+                let table = try tableForWriting()
+                try log.append(batch, sync: sync)
+                unsafe batch.forEach { change in
+                    switch unsafe change {
+                    case .put(let key, let value):
+                        if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, value) }
+                    case .remove(let key):
+                        if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, nil) }
+                    }
+                }
+                let history = HistoryView(log, tablesEnd: tablesEnd)
+                state.withLock { state in
+                    table.publish()
+                    state.history = history
+                }
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
     }
 
     func sync() throws(StorageError) {
-        try unsafe database.check { unsafe rocksdb_flush_wal(database.pointer, 1, $0) }
+        var failure: StorageError?
+        writing.withLock {
+            do throws(StorageError) { try log.sync() } catch { failure = error }
+        }
+        if let failure { throw failure }
     }
 
-    func snapshot() throws(StorageError) -> any EngineSnapshot { RocksDBSnapshot(database) }
-
-    func checkpoint(to directory: String) throws(StorageError) -> Bool {
-        let checkpoint = unsafe try database.check { unsafe rocksdb_checkpoint_object_create(database.pointer, $0) }
-        guard let checkpoint = unsafe checkpoint else { return false }
-        defer { unsafe rocksdb_checkpoint_object_destroy(checkpoint) }
-        // 0: what is in memory becomes a table, whatever the size of the log.
-        try unsafe database.check { unsafe rocksdb_checkpoint_create(checkpoint, directory, 0, $0) }
-        return true
+    /// The table that takes the next batch; waits while more are full than memory should hold. Only with `writing`.
+    private func tableForWriting() throws(StorageError) -> PendingTable {
+        let (table, failure) = state.withLock { ($0.tables[0], $0.failure) }
+        if let failure { throw failure }
+        guard table.isFull || table.byteCount >= options.writeBufferBytes || log.position >= 2 * options.writeBufferBytes else { return table }
+        try waitUntil { state in state.tables.count <= RocksDBEngine.maximumWaitingTables }
+        return try closeTable()
     }
 
-    /// What is in memory is replayed from the log on opening, and written out as tables there.
-    var bytesNeededToReopen: Int {
-        var bytes: UInt64 = 0
-        let status = unsafe rocksdb_property_int(database.pointer, "rocksdb.size-all-mem-tables", &bytes)
-        return status == 0 ? Int(clamping: bytes) : 0
+    /// Makes the next table, and hands the one that was written to the drain. Only with `writing`.
+    private func closeTable() throws(StorageError) -> PendingTable {
+        try log.roll()
+        log.removeSegments(drained: state.withLock { $0.drained })
+        let table = PendingTable(number: log.current.number)
+        let history = HistoryView(log, tablesEnd: tablesEnd)
+        state.withLock { state in
+            state.tables.insert(table, at: 0)
+            state.history = history
+        }
+        drains.withLock {}
+        drains.broadcast()
+        return table
     }
 
-    func close() { database.close() }
-}
-
-/// RocksDB's map at one moment.
-@safe
-final class RocksDBSnapshot: EngineSnapshot, @unchecked Sendable {
-    // Safety: RocksDB's snapshots and read options may be used from any thread once made.
-    private let database: RocksDBDatabase
-    private let snapshot: OpaquePointer?
-    private let readOptions: OpaquePointer
-    private let scanOptions: OpaquePointer
-
-    /// Read ahead of a scan, in bytes: a few blocks, so that a cold scan is not one seek a block.
-    private static let readAheadBytes = 256 << 10
-
-    init(_ database: RocksDBDatabase) {
-        self.database = database
-        unsafe snapshot = database.makeSnapshot()
-        unsafe readOptions = RocksDBDatabase.makeReadOptions()
-        unsafe scanOptions = RocksDBDatabase.makeReadOptions()
-        unsafe rocksdb_readoptions_set_snapshot(readOptions, snapshot)
-        unsafe rocksdb_readoptions_set_snapshot(scanOptions, snapshot)
-        // A scan of everything must not push the hot set out of the cache.
-        unsafe rocksdb_readoptions_set_fill_cache(scanOptions, 0)
-        unsafe rocksdb_readoptions_set_readahead_size(scanOptions, RocksDBSnapshot.readAheadBytes)
+    private func waitUntil(_ condition: (State) -> Bool) throws(StorageError) {
+        let failure = drains.withLock { () -> StorageError? in
+            while true {
+                let (isMet, failure) = state.withLock { (condition($0), $0.failure) }
+                if isMet || failure != nil { return failure }
+                drains.wait(atMost: nil)
+            }
+        }
+        if let failure { throw failure }
     }
 
-    deinit {
-        unsafe rocksdb_readoptions_destroy(readOptions)
-        unsafe rocksdb_readoptions_destroy(scanOptions)
-        if let snapshot = unsafe snapshot { unsafe database.release(snapshot) }
-    }
+    // MARK: Draining
 
-    func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
-        try unsafe database.read(key, readOptions, body)
-    }
-
-    func scan(
-        _ range: KeyRange, _ direction: ScanDirection, _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Bool
-    ) throws(StorageError) {
-        guard let iterator = unsafe rocksdb_create_iterator(database.pointer, scanOptions) else { return }
-        defer { unsafe rocksdb_iter_destroy(iterator) }
-        unsafe RocksDBSnapshot.seek(iterator, to: range, direction)
-        while unsafe rocksdb_iter_valid(iterator) != 0 {
-            var keyCount = 0
-            var valueCount = 0
-            let keyStart = unsafe rocksdb_iter_key(iterator, &keyCount)
-            let valueStart = unsafe rocksdb_iter_value(iterator, &valueCount)
-            let key = unsafe UnsafeRawBufferPointer(start: keyStart, count: keyCount)
-            guard unsafe range.contains(key), unsafe body(key, UnsafeRawBufferPointer(start: valueStart, count: valueCount)) else {
+    private func drainTables() {
+        while let table = nextTable() {
+            do throws(StorageError) {
+                table.isBeingDrained.store(true, ordering: .sequentiallyConsistent)
+                try writer.drain(table.view) { isStopping.load(ordering: .relaxed) }
+            } catch {
+                state.withLock { $0.failure = error }
+                drains.withLock {}
+                drains.broadcast()
                 return
             }
-            switch direction {
-            case .forward: unsafe rocksdb_iter_next(iterator)
-            case .backward: unsafe rocksdb_iter_prev(iterator)
+            // What was cancelled is in the log.
+            if isStopping.load(ordering: .relaxed) { return }
+            let forgotten = state.withLock { state in
+                state.tables.removeLast()
+                return state.history.forgotten
             }
+            // Where that fails the log is kept, and read again on opening.
+            let isWritten: Void? = try? LogState(drained: table.number, forgotten: forgotten).write(in: directory)
+            if isWritten != nil { state.withLock { $0.drained = table.number } }
+            drains.withLock {}
+            drains.broadcast()
         }
-        try unsafe database.check { unsafe rocksdb_iter_get_error(iterator, $0) }
     }
 
-    /// Puts the iterator on the first key of the range in the direction of the scan, or beyond the range.
-    private static func seek(_ iterator: OpaquePointer, to range: KeyRange, _ direction: ScanDirection) {
-        switch direction {
-        case .forward:
-            unsafe range.lower.span.bytes.withUnsafeBytes { bytes in
-                unsafe rocksdb_iter_seek(iterator, bytes.assumingMemoryBound(to: CChar.self).baseAddress, bytes.count)
+    /// The oldest table that is full; nil at the end.
+    private func nextTable() -> PendingTable? {
+        drains.withLock {
+            while !isStopping.load(ordering: .relaxed) {
+                let table = state.withLock { $0.tables.count > 1 ? $0.tables.last : nil }
+                guard let table else {
+                    drains.wait(atMost: nil)
+                    continue
+                }
+                guard writer.hasEnough else { return table }
+                drains.wait(atMost: RocksDBEngine.pollInterval)
             }
-        case .backward:
-            guard let upper = range.upper else { return unsafe rocksdb_iter_seek_to_last(iterator) }
-            unsafe upper.span.bytes.withUnsafeBytes { bytes in
-                unsafe rocksdb_iter_seek_for_prev(iterator, bytes.assumingMemoryBound(to: CChar.self).baseAddress, bytes.count)
-            }
-            // The bound itself is outside.
-            guard unsafe rocksdb_iter_valid(iterator) != 0 else { return }
-            var count = 0
-            let start = unsafe rocksdb_iter_key(iterator, &count)
-            if unsafe !range.contains(UnsafeRawBufferPointer(start: start, count: count)) { unsafe rocksdb_iter_prev(iterator) }
+            return nil
         }
+    }
+
+    // MARK: The whole
+
+    func checkpoint(to directory: String) throws(StorageError) -> Bool {
+        var failure: StorageError?
+        var closed: PendingTable?
+        writing.withLock {
+            do throws(StorageError) {
+                let table = state.withLock { $0.tables[0] }
+                if !table.isEmpty { _ = try closeTable() }
+                closed = state.withLock { $0.tables.count > 1 ? $0.tables[1] : nil }
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+        if let closed { try waitUntil { state in !state.tables.contains { $0 === closed } } }
+        return try database.checkpoint(to: directory)
+    }
+
+    /// What is pending is read from the log on opening, and written out as tables there.
+    var bytesNeededToReopen: Int { state.withLock { $0.tables.reduce(0) { $0 + $1.byteCount } } }
+
+    func close() {
+        isStopping.store(true, ordering: .relaxed)
+        drains.withLock {}
+        drains.broadcast()
+        thread?.join()
+        thread = nil
+        log.close()
+        database.close()
     }
 }

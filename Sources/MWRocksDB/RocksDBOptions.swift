@@ -8,9 +8,6 @@ extension RocksDBDatabase {
     private static let blockBytes = 4 << 10
     /// Entries of an index that share their keys' common beginning: the search goes through less memory.
     private static let indexRestartInterval: CInt = 8
-    /// Memory of a write buffer's own filter, as a share of the buffer: 16 bits for each entry of 100 bytes. Without it every cold
-    /// get walks the whole depth of the buffer's list.
-    private static let memtableFilterRatio = 0.02
     /// One in so many values that come from the disk stays in the block cache. A block of scattered values is seldom read again, and
     /// bringing it in and another one out costs as much as reading it anew from the system's pages; what is read often is in
     /// `HotValues`, or, where it is too large for that, comes in after so many reads.
@@ -58,8 +55,8 @@ extension RocksDBDatabase {
         }
         unsafe rocksdb_options_set_create_if_missing(options, 1)
         unsafe rocksdb_options_set_paranoid_checks(options, 1)
-        // The tail of the log that a crash tore was never acknowledged; damage before it was, and is an error on opening,
-        // where point-in-time recovery would drop what follows in silence and absolute consistency would refuse every crash.
+        // Of RocksDB's own log, which only programs before ours wrote: the tail that a crash tore was never acknowledged; damage before it
+        // was, and is an error on opening, where point-in-time recovery would drop what follows in silence.
         unsafe rocksdb_options_set_wal_recovery_mode(options, CInt(rocksdb_tolerate_corrupted_tail_records_recovery))
         unsafe rocksdb_options_set_write_buffer_size(options, engineOptions.writeBufferBytes)
         unsafe rocksdb_options_set_max_open_files(options, CInt(clamping: engineOptions.maximumOpenFiles))
@@ -68,15 +65,10 @@ extension RocksDBDatabase {
         unsafe rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
         unsafe rocksdb_options_set_bytes_per_sync(options, bytesPerSync)
         unsafe rocksdb_options_set_manifest_preallocation_size(options, manifestPreallocationBytes)
-        // One thread writes: nothing to gain from letting several into the memtable, and spinning takes the core of a loop.
-        unsafe rocksdb_options_set_allow_concurrent_memtable_write(options, 0)
-        unsafe rocksdb_options_set_enable_write_thread_adaptive_yield(options, 0)
         unsafe rocksdb_options_set_info_log_level(options, warningLevel)
         unsafe rocksdb_options_set_max_log_file_size(options, engineOptions.informationLogBytes)
         unsafe rocksdb_options_set_keep_log_file_num(options, engineOptions.informationLogCount)
         unsafe rocksdb_options_set_stats_dump_period_sec(options, 0)
-        unsafe rocksdb_options_set_memtable_prefix_bloom_size_ratio(options, memtableFilterRatio)
-        unsafe rocksdb_options_set_memtable_whole_key_filtering(options, 1)
         return unsafe options
     }
 

@@ -60,6 +60,7 @@ final class CommittedChanges {
 
     /// Writes the history records of all requests: once a commit, behind what they put and removed.
     func writeHistory(at time: UInt64) {
+        batch.isDataInHistory = true
         for index in requests.indices {
             let open = batch.beginHistory(of: requests[index].revision, at: time)
             // What was appended last is when it was made.

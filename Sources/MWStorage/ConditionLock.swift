@@ -1,13 +1,13 @@
 import Glibc
 
-/// A lock with one condition, for the commit thread to sleep on.
+/// A lock with one condition, for a thread to sleep on.
 @safe
-final class ConditionLock: @unchecked Sendable {
+package final class ConditionLock: @unchecked Sendable {
     // Safety: both are used through pthread calls only, at an address that does not move.
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
 
-    init() {
+    package init() {
         unsafe mutex = .allocate(capacity: 1)
         unsafe condition = .allocate(capacity: 1)
         unsafe pthread_mutex_init(mutex, nil)
@@ -27,17 +27,20 @@ final class ConditionLock: @unchecked Sendable {
     }
 
     @inline(__always)
-    func withLock<R>(_ body: () -> R) -> R {
+    package func withLock<R>(_ body: () -> R) -> R {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         return body()
     }
 
     /// Wakes the sleeper. May be called without the lock.
-    func signal() { unsafe pthread_cond_signal(condition) }
+    package func signal() { unsafe pthread_cond_signal(condition) }
+
+    /// Wakes all who sleep. May be called without the lock.
+    package func broadcast() { unsafe pthread_cond_broadcast(condition) }
 
     /// Sleeps until a signal, or until `timeout` is over; wakes at times for no reason. Only within `withLock`.
-    func wait(atMost timeout: Duration?) {
+    package func wait(atMost timeout: Duration?) {
         guard let timeout else {
             unsafe pthread_cond_wait(condition, mutex)
             return

@@ -2,7 +2,7 @@
 //
 //   DIRECTORY/         mode 0700, as are its parents if we make them
 //     format           what this is; replaced atomically; text, lines ended by \n:
-//                        mwstorage-store 2        the version of this layout and of what the keyspaces hold
+//                        mwstorage-store 3        the version of this layout and of what the keyspaces hold
 //                        engine rocksdb           which engine made `engine/`
 //                        migrating from 1         only while values of that version may be there (``StoreMigration``)
 //     lock             locked (flock) while a process has the store open; holds its process id in decimal and \n
@@ -20,9 +20,12 @@ final class DataDirectory: Sendable {
     /// Values without envelopes may be there: run ``StoreMigration``, then ``endMigration()``.
     let isMigrating: Bool
 
-    static let formatVersion = 2
+    /// 3: RocksDB's directory has a log of our own beside the tables, without which they are not whole. Otherwise as 2.
+    static let formatVersion = 3
     /// The oldest one that is migrated.
     static let oldestFormatVersion = 1
+    /// The last one whose values have no envelopes.
+    private static let lastWithoutEnvelopes = 1
     private static let migratingLine = "migrating from 1"
     private static let formatMagic = "mwstorage-store"
     private static let maximumFormatBytes = 4096
@@ -44,9 +47,12 @@ final class DataDirectory: Sendable {
         self.lock = try DataDirectory.acquireLock(path + "/lock")
         do throws(StorageError) {
             if let format = try FileDescriptor.contents(of: path + "/format", atMost: DataDirectory.maximumFormatBytes) {
-                self.isMigrating = try DataDirectory.check(format, path: path, engineName: engineName)
-                // Before the first value changes: an older program must not take the store for its own.
-                if isMigrating { try DataDirectory.writeFormat(of: path, engineName: engineName, DataDirectory.migratingLine + "\n") }
+                let found = try DataDirectory.check(format, path: path, engineName: engineName)
+                self.isMigrating = found.isMigrating
+                // Before anything changes: an older program must not take the store for its own.
+                if found.version < DataDirectory.formatVersion {
+                    try DataDirectory.writeFormat(of: path, engineName: engineName, isMigrating ? DataDirectory.migratingLine + "\n" : "")
+                }
             } else {
                 self.isMigrating = false
                 try DataDirectory.writeFormat(of: path, engineName: engineName)
@@ -123,8 +129,10 @@ final class DataDirectory: Sendable {
                 ? "choose a new data directory and bring the data over with `mwstorage import`" : "choose another data directory")
     }
 
-    /// - Returns: whether the store has to be migrated.
-    private static func check(_ format: [UInt8], path: String, engineName: String) throws(StorageError) -> Bool {
+    /// - Returns: the version that is there, and whether the store has to be migrated.
+    private static func check(
+        _ format: [UInt8], path: String, engineName: String
+    ) throws(StorageError) -> (version: Int, isMigrating: Bool) {
         let lines = String(decoding: format, as: UTF8.self).split(separator: "\n")
         let fields = lines.prefix(2).map { $0.split(separator: " ", omittingEmptySubsequences: false) }
         guard fields.count == 2, fields[0].count == 2, fields[0][0] == formatMagic, let version = Int(fields[0][1]),
@@ -149,7 +157,7 @@ final class DataDirectory: Sendable {
                 .engineMismatch, subject: path, found: "a store of engine \(fields[1][1])", expected: "\(engineName), as configured",
                 remedy: "set the engine to \(fields[1][1]), or export the store with it and import it into a new directory")
         }
-        return version < formatVersion || lines.dropFirst(2).contains { $0 == migratingLine }
+        return (version, version <= lastWithoutEnvelopes || lines.dropFirst(2).contains { $0 == migratingLine })
     }
 
     static func acquireLock(_ path: String) throws(StorageError) -> FileDescriptor {

@@ -42,12 +42,50 @@ package struct FileDescriptor: Sendable {
         try file.sync(subject: path)
     }
 
+    /// Writes all of `bytes` from `offset` on.
+    package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int, subject: String) throws(StorageError) {
+        var written = 0
+        while written < bytes.count {
+            let count = unsafe pwrite(raw, bytes.baseAddress?.advanced(by: written), bytes.count - written, off_t(offset + written))
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { throw StorageError(errno: errno, subject: subject) }
+            written += count
+        }
+    }
+
+    /// Fills `buffer` with what is at `offset`.
+    ///
+    /// - Returns: how much of it: less only at the end of the file.
+    package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int, subject: String) throws(StorageError) -> Int {
+        var got = 0
+        while got < buffer.count {
+            let count = unsafe pread(raw, buffer.baseAddress?.advanced(by: got), buffer.count - got, off_t(offset + got))
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw StorageError(errno: errno, subject: subject) }
+            if count == 0 { break }
+            got += count
+        }
+        return got
+    }
+
+    /// How long the file is, in bytes.
+    package func length(subject: String) throws(StorageError) -> Int {
+        var status = stat()
+        guard unsafe fstat(raw, &status) == 0 else { throw StorageError(errno: errno, subject: subject) }
+        return Int(status.st_size)
+    }
+
+    /// Brings what was written to stable storage, and of the rest only what is needed to read it.
+    package func syncData(subject: String) throws(StorageError) {
+        guard fdatasync(raw) == 0 else { throw StorageError(errno: errno, subject: subject) }
+    }
+
     package func sync(subject: String) throws(StorageError) {
         guard fsync(raw) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
 
-    package func truncate(subject: String) throws(StorageError) {
-        guard ftruncate(raw, 0) == 0 else { throw StorageError(errno: errno, subject: subject) }
+    package func truncate(to length: Int = 0, subject: String) throws(StorageError) {
+        guard ftruncate(raw, off_t(length)) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
 
     /// Takes `bytes` of free space for the file.

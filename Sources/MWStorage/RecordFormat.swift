@@ -60,6 +60,20 @@ package struct StoredValue {
     /// What is in front of a value.
     static func overheadBytes(_ lease: LeaseID?) -> Int { plainOverheadBytes + (lease == nil ? 0 : MemoryLayout<UInt64>.size) }
 
+    /// What a value of `valueBytes` takes in its envelope.
+    package static func byteCount(ofValueOf valueBytes: Int, _ lease: LeaseID?) -> Int { overheadBytes(lease) + valueBytes }
+
+    /// Puts `value` into its envelope, which fills `stored`.
+    package static func encode(
+        _ value: UnsafeRawBufferPointer, revision: Revision, lease: LeaseID?, into stored: UnsafeMutableRawBufferPointer
+    ) {
+        precondition(stored.count == byteCount(ofValueOf: value.count, lease), "room for the value and its envelope")
+        unsafe stored.storeBytes(of: revision.number.bigEndian, as: UInt64.self)
+        unsafe stored.storeBytes(of: lease == nil ? 0 : leaseFlag, toByteOffset: 8, as: UInt8.self)
+        if let lease { unsafe stored.storeBytes(of: lease.number.bigEndian, toByteOffset: plainOverheadBytes, as: UInt64.self) }
+        unsafe UnsafeMutableRawBufferPointer(rebasing: stored[overheadBytes(lease)...]).copyMemory(from: value)
+    }
+
     /// Takes an envelope apart; nil if it is damaged.
     @inline(__always)
     package init?(decoding stored: UnsafeRawBufferPointer) {

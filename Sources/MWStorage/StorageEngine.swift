@@ -8,6 +8,10 @@ package protocol EngineReading: AnyObject, Sendable {
 ///
 /// Everything an engine must do, and nothing else: `Storage` adds keyspaces, the commit queue, durability and recovery.
 /// All methods may be called from any thread at any time, except that no call may run when `close` does, nor after it.
+///
+/// An engine may keep ``Keyspace/history`` in another place than the rest: records are put there in ascending order, each once, are removed
+/// from the front, and are read in order.
+///
 /// Every engine runs the suite in `Tests/EngineContract`.
 package protocol StorageEngine: EngineReading {
     /// Applies all of `batch` or none of it; later operations on a key win over earlier ones.

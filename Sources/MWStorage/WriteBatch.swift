@@ -24,6 +24,8 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     package private(set) var byteCount: Int
     /// How many puts and removes it holds.
     package private(set) var operationCount: Int
+    /// All that it does to data is in its history records as well, so that a log needs only these.
+    package var isDataInHistory = false
 
     package static let headerBytes = 12
     private static let putTag: UInt8 = 1
@@ -88,6 +90,7 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         if capacity > limit { self = WriteBatch(capacity: limit) }
         byteCount = WriteBatch.headerBytes
         operationCount = 0
+        isDataInHistory = false
     }
 
     /// A place in the batch to go back to.

@@ -1,3 +1,4 @@
+import Glibc
 package import MWStorage
 import Testing
 
@@ -35,9 +36,9 @@ package enum LegacyModels {
     /// Makes the storage path of a mwDB that held two entries: `chunk` under NUL and `x;A;B`, and nothing under 03 and `;`.
     package static func make(_ factory: StorageEngineFactory, in directory: String) throws {
         let database = directory + "/data"
-        try FileDescriptor.makeDirectories(database)
-        let engine = try factory.open(database, EngineOptions())
-        defer { engine.close() }
+        let made = directory + "/made"
+        try FileDescriptor.makeDirectories(made)
+        let engine = try factory.open(made, EngineOptions())
         // mwDB's keys are raw: the first byte of an engine key is theirs.
         for (key, value) in [(Array("\u{0}x;A;B".utf8), "chunk"), ([3, 59], ""), (LegacyModel.prefixKey, "\(nextPrefix)")] {
             var batch = WriteBatch()
@@ -45,6 +46,11 @@ package enum LegacyModels {
             try batch.put(in: keyspace, Array(key.dropFirst()), Array(value.utf8))
             try engine.apply(batch, sync: true)
         }
+        // A checkpoint is what the library itself would have made, without what our engine keeps beside it.
+        let isCopied = try engine.checkpoint(to: database)
+        engine.close()
+        if !isCopied { try #require(unsafe rename(made, database) == 0) }
+        FileDescriptor.removeDirectory(made)
     }
 
     private static func listing(_ directory: String) throws -> [String: [UInt8]] {

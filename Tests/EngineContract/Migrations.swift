@@ -42,7 +42,7 @@ package enum Migrations {
             let incarnation = storage.incarnation
             storage.close()
             let format = try FileDescriptor.contents(of: directory + "/format", atMost: 100)
-            #expect(format.map { String(decoding: $0, as: UTF8.self) } == "mwstorage-store 2\nengine \(factory.name)\n")
+            #expect(format.map { String(decoding: $0, as: UTF8.self) } == "mwstorage-store 3\nengine \(factory.name)\n")
             let again = try Storage.open(directory: directory, engine: factory)
             #expect(again.incarnation == incarnation)
             #expect(try again.get([1, 2, 3]) == [4])

@@ -9,7 +9,7 @@ import Testing
     @Test("what a mwDB on LevelDB left is imported, and left as it was")
     func legacy() async throws { try await LegacyModels.importing(.levelDB, named: "leveldb") }
 
-    @Test("a store of version 1 becomes one of version 2, with the same values")
+    @Test("a store of version 1 becomes one of the present version, with the same values")
     func migration() async throws { try await Migrations.wholeStore(.levelDB) }
 
     @Test("requests of all kinds, repetitions and restarts do as the model of a store does")

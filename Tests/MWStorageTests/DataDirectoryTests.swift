@@ -11,7 +11,7 @@ import Testing
             defer { storage.close() }
             for path in ["/a", "/a/b", "/a/b/engine"] { #expect(mode(directory + path) == 0o700) }
             let format = try FileDescriptor.contents(of: directory + "/a/b/format", atMost: 100)
-            #expect(format.map { String(decoding: $0, as: UTF8.self) } == "mwstorage-store 2\nengine memory\n")
+            #expect(format.map { String(decoding: $0, as: UTF8.self) } == "mwstorage-store 3\nengine memory\n")
         }
     }
 
@@ -42,7 +42,7 @@ import Testing
     @Test(
         "what is not a store of ours is refused by kind and left alone",
         arguments: [
-            (file: "format", text: "mwstorage-store 3\nengine memory\n", code: StorageError.Code.formatTooNew),
+            (file: "format", text: "mwstorage-store 4\nengine memory\n", code: StorageError.Code.formatTooNew),
             ("format", "", .notAStore), ("format", "mwstorage-store\n", .notAStore),
             ("format", "mwstorage-store 0\nengine memory\n", .notAStore), ("format", "mwstorage-store x\nengine memory", .notAStore),
             ("format", "something else 1\n", .notAStore), ("photo.jpeg", "x", .notAStore), ("CURRENT", "MANIFEST-000001\n", .notAStore),

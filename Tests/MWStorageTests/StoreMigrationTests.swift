@@ -3,7 +3,7 @@ import MWStorage
 import Testing
 
 @Suite struct StoreMigrationTests {
-    @Test("a store of version 1 holds the same values afterwards, all of revision 1, and is a store of version 2")
+    @Test("a store of version 1 holds the same values afterwards, all of revision 1, and is a store of the present version")
     func wholeStore() async throws { try await Migrations.wholeStore(.memory()) }
 
     @Test("an empty store of version 1 has revision zero afterwards")
@@ -52,7 +52,7 @@ import Testing
                 try Storage.open(directory: directory, engine: .memory(disk))
             }
             let format = try FileDescriptor.contents(of: directory + "/format", atMost: 100)
-            let text = "mwstorage-store 2\nengine memory\nmigrating from 1\n"
+            let text = "mwstorage-store 3\nengine memory\nmigrating from 1\n"
             #expect(format.map { String(decoding: $0, as: UTF8.self) } == text)
             disk.liftFaults()
             let storage = try Storage.open(directory: directory, engine: .memory(disk))

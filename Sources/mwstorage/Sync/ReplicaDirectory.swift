@@ -1,7 +1,7 @@
 // A copy of a range of a store, on disk:
 //
 //   DIRECTORY/         mode 0700
-//     format           text, lines ended by \n:  mwstorage-replica 1
+//     format           text, lines ended by \n:  mwstorage-replica 2
 //                                                engine rocksdb
 //     lock             locked (flock) while a process has it open
 //     engine/          the engine's own files
@@ -22,7 +22,8 @@ import MWStorage
 
 /// A copy of a range of a store on disk that is never torn.
 final class ReplicaDirectory {
-    static let formatVersion = 1
+    /// 2: RocksDB's directory has a log of our own beside the tables. Otherwise as 1.
+    static let formatVersion = 2
     private static let formatMagic = "mwstorage-replica"
     /// Keys removed in one batch when an old copy goes: some megabytes.
     private static let removalsInBatch = 10_000
@@ -224,8 +225,8 @@ final class ReplicaDirectory {
     }
 
     private static func checkFormat(_ path: String, engine: String) throws {
-        let text = "\(formatMagic) \(formatVersion)\nengine \(engine)\n"
-        guard let format = try LocalFile.contentsIfPresent(path + "/format") else {
+        func format(_ version: Int) -> [UInt8] { Array("\(formatMagic) \(version)\nengine \(engine)\n".utf8) }
+        guard let found = try LocalFile.contentsIfPresent(path + "/format") else {
             let strangers = try LocalFile.names(in: path).filter { !$0.hasPrefix("format") && $0 != "lock" }
             guard strangers.isEmpty else {
                 throw CommandFailure(
@@ -236,13 +237,17 @@ final class ReplicaDirectory {
                 throw CommandFailure(
                     .cannotCreateOutput, "cannot make \(path) private", why: systemMessage(errno), remedy: "check its owner")
             }
-            try LocalFile.replace(path + "/format", with: Array(text.utf8))
+            try LocalFile.replace(path + "/format", with: format(formatVersion))
             return try FileDescriptor.syncDirectory(path)
         }
-        guard format == Array(text.utf8) else {
+        if found == format(1) {
+            try LocalFile.replace(path + "/format", with: format(formatVersion))
+            return try FileDescriptor.syncDirectory(path)
+        }
+        guard found == format(formatVersion) else {
             throw CommandFailure(
                 .badInput, "\(path) is no copy that this program can use",
-                why: "seen: \(Bytes.shown(Array(format.prefix(64)))); expected: \(formatMagic) \(formatVersion)",
+                why: "seen: \(Bytes.shown(Array(found.prefix(64)))); expected: \(formatMagic) \(formatVersion)",
                 remedy: "give another directory with --to")
         }
     }

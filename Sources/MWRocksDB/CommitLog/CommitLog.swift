@@ -1,0 +1,243 @@
+import Glibc
+import MWStorage
+
+/// The log that every batch goes to before anybody is told that it was applied. One thread at a time writes.
+///
+///     batch ─▶ one frame ─▶ one write, one sync          segments   1 … 7 │ 8, 9 │ 10
+///                                                                  drained  not    written
+///                                                                           yet
+///
+/// A segment that has been drained is kept while somebody may ask for the history in it. After a failed write or sync nothing more is
+/// written: nobody can say what is on the disk until the log has been opened anew.
+@safe
+final class CommitLog {
+    private let directory: String
+    /// Oldest first; the last one is written.
+    private(set) var segments: [LogSegment]
+    /// History up to this revision has been removed.
+    private(set) var forgotten: UInt64
+    private var buffer = FrameBuffer()
+    /// Where the next frame goes.
+    private(set) var position = LogFormat.segmentHeaderBytes
+    private var synced = 0
+    /// What of the file has been written, be it zeros.
+    private var allocated = 0
+    private var hasFailed = false
+
+    /// Zeros that are written ahead of frames: a sync of what lies in them need not change how long the file is, and takes half the time.
+    private static let aheadBytes = 256 << 10
+    /// Frames that are longer do not need that.
+    private static let longFrameBytes = 64 << 10
+
+    /// - Parameter segments: Those there are, all closed; ``roll(after:)`` makes the one to write.
+    init(directory: String, segments: [LogSegment], forgotten: UInt64) {
+        self.directory = directory
+        self.segments = segments
+        self.forgotten = forgotten
+    }
+
+    /// The one that is written.
+    var current: LogSegment { segments[segments.count - 1] }
+
+    // MARK: Writing
+
+    /// Adds a batch; it has been written, and with `sync` is on stable storage, when this returns.
+    func append(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
+        try requireSound()
+        let records = gather(batch)
+        do throws(StorageError) {
+            try write(syncs: sync)
+        } catch {
+            // Nobody was told of it, and a later opening need not wonder.
+            try? current.file.truncate(to: position, subject: current.path)
+            throw fail(error)
+        }
+        let start = position
+        position += buffer.byteCount
+        if sync { synced = position }
+        allocated = max(allocated, position)
+        if let removed = records.removed { forgotten = max(forgotten, removed) }
+        current.update { contents in
+            for frame in records.frames { contents.add(first: frame.first, last: frame.last, at: start + frame.offset) }
+            contents.end = position
+        }
+        buffer.removeAll()
+    }
+
+    func sync() throws(StorageError) {
+        try requireSound()
+        do throws(StorageError) {
+            try current.file.syncData(subject: current.path)
+            synced = position
+        } catch { throw fail(error) }
+    }
+
+    /// What a batch has of history: its frames that have some, and up to where it is removed.
+    private struct Records {
+        var frames: [(first: UInt64, last: UInt64, offset: Int)] = []
+        var removed: UInt64?
+        fileprivate var first: UInt64 = 0
+        fileprivate var last: UInt64 = 0
+    }
+
+    /// Makes frames of `batch`.
+    private func gather(_ batch: borrowing WriteBatch) -> Records {
+        let isDataInHistory = batch.isDataInHistory
+        let flags = isDataInHistory ? FrameHeader.dataInHistoryFlag : 0
+        let (number, synced) = (current.number, synced)
+        var records = Records()
+        buffer.removeAll()
+        buffer.beginFrame()
+        func end(_ kind: FrameHeader.Kind) {
+            if records.first != 0 { records.frames.append((records.first, records.last, buffer.openFrameOffset)) }
+            (records.first, records.last) = (0, 0)
+            buffer.endFrame(kind, flags: flags, of: number, synced: synced)
+        }
+        unsafe batch.forEach { change in
+            if buffer.openPayloadBytes >= LogFormat.partBytes {
+                end(.part)
+                buffer.beginFrame()
+            }
+            switch unsafe change {
+            case .put(let key, let value):
+                if isDataInHistory, unsafe key.first == Keyspace.data.prefix { return }
+                unsafe buffer.append(key: key, value: value)
+                if let revision = unsafe HistoryKey.revision(key) {
+                    if records.first == 0 { records.first = revision }
+                    records.last = revision
+                }
+            case .remove(let key):
+                if isDataInHistory, unsafe key.first == Keyspace.data.prefix { return }
+                // All up to the last one is one operation.
+                if let revision = unsafe HistoryKey.revision(key) { return records.removed = max(revision, records.removed ?? 0) }
+                unsafe buffer.append(key: key, value: nil)
+            }
+        }
+        if let removed = records.removed {
+            unsafe HistoryKey.withKey(of: removed) { unsafe buffer.append(key: $0, value: nil) }
+        }
+        end(.last)
+        return records
+    }
+
+    private func write(syncs: Bool) throws(StorageError) {
+        let segment = current
+        try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in
+            unsafe try segment.file.write(bytes, at: position, subject: segment.path)
+        }
+        guard syncs else { return }
+        let end = position + buffer.byteCount
+        if end > allocated, buffer.byteCount <= CommitLog.longFrameBytes { writeZeros(from: end) }
+        try segment.file.syncData(subject: segment.path)
+    }
+
+    /// Costs nothing but time where it fails.
+    private func writeZeros(from start: Int) {
+        let isWritten: Void? = unsafe CommitLog.zeros.withUnsafeBytes { bytes in
+            try? unsafe current.file.write(bytes, at: start, subject: current.path)
+        }
+        if isWritten != nil { allocated = start + CommitLog.aheadBytes }
+    }
+
+    private static let zeros = [UInt8](repeating: 0, count: aheadBytes)
+
+    private func fail(_ error: StorageError) -> StorageError {
+        hasFailed = true
+        return error
+    }
+
+    private func requireSound() throws(StorageError) {
+        guard hasFailed else { return }
+        throw StorageError(.ioError, subject: current.path, found: "a write that failed before", remedy: "open the store again")
+    }
+
+    // MARK: Segments
+
+    /// Makes the first segment, or the next one, which is written from now on; what the one before holds is on stable storage then.
+    ///
+    /// - Parameter number: Of the segment before it, which has been closed already; nil if it is the one that is written.
+    func roll(after number: UInt64? = nil) throws(StorageError) {
+        try requireSound()
+        do throws(StorageError) {
+            let next = try makeSegment(number: (number ?? current.number) + 1)
+            if number == nil { try current.seal(hasNext: true, syncs: true) }
+            segments.append(next)
+        } catch { throw fail(error) }
+        position = LogFormat.segmentHeaderBytes
+        (synced, allocated) = (0, position)
+    }
+
+    private func makeSegment(number: UInt64) throws(StorageError) -> LogSegment {
+        let path = directory + "/" + LogFormat.segmentName(number)
+        let file = try FileDescriptor(opening: path, O_CREAT | O_EXCL | O_RDWR, mode: 0o600)
+        let segment = LogSegment(number: number, path: path, file: file)
+        try segment.writeHeader()
+        try file.sync(subject: path)
+        try FileDescriptor.syncDirectory(directory)
+        return segment
+    }
+
+    /// Segments up to `drained` are in the tables, and `commits.state` says so: lets go of those that nobody may ask for any more.
+    func removeSegments(drained: UInt64) {
+        let kept = segments.firstIndex { $0.number > drained || $0.last > forgotten } ?? segments.count
+        for segment in segments[..<kept] { unsafe unlink(segment.path) }
+        segments.removeFirst(kept)
+    }
+
+    /// Ends the segment that is written, so that any damage to it will be seen.
+    func close() {
+        if !hasFailed, let last = segments.last { try? last.seal(hasNext: false, syncs: synced == position) }
+    }
+}
+
+/// The file `commits.state`.
+struct LogState {
+    var drained: UInt64
+    var forgotten: UInt64
+
+    private static let name = "commits.state"
+    private static let magic = "mwstorage-commits 1"
+
+    func write(in directory: String) throws(StorageError) {
+        let text = "\(LogState.magic)\ndrained \(drained)\nforgotten \(forgotten)\n"
+        try FileDescriptor.replace(directory + "/" + LogState.name, with: Array(text.utf8))
+    }
+
+    init(drained: UInt64, forgotten: UInt64) {
+        self.drained = drained
+        self.forgotten = forgotten
+    }
+
+    /// Nil if there is none: nothing was ever drained.
+    init?(readingFrom directory: String) throws(StorageError) {
+        let path = directory + "/" + LogState.name
+        guard let bytes = try FileDescriptor.contents(of: path, atMost: 4096) else { return nil }
+        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
+        func number(_ index: Int, _ word: String) -> UInt64? {
+            lines[index].hasPrefix(word + " ") ? UInt64(lines[index].dropFirst(word.count + 1)) : nil
+        }
+        guard lines.count == 4, lines[0] == LogState.magic, let drained = number(1, "drained"), let forgotten = number(2, "forgotten"),
+            lines[3].isEmpty
+        else { throw LogFormat.damaged(path, "not what this program writes") }
+        self.init(drained: drained, forgotten: forgotten)
+    }
+}
+
+/// Keys of history: its keyspace, and the revision.
+enum HistoryKey {
+    static let byteCount = 1 + MemoryLayout<UInt64>.size
+
+    /// Nil for any other key.
+    static func revision(_ key: UnsafeRawBufferPointer) -> UInt64? {
+        guard key.count == byteCount, unsafe key.first == Keyspace.history.prefix else { return nil }
+        return UInt64(bigEndian: unsafe key.loadUnaligned(fromByteOffset: 1, as: UInt64.self))
+    }
+
+    static func withKey(of revision: UInt64, _ body: (UnsafeRawBufferPointer) -> Void) {
+        unsafe withUnsafeTemporaryAllocation(byteCount: byteCount, alignment: 1) { buffer in
+            unsafe buffer.storeBytes(of: Keyspace.history.prefix, as: UInt8.self)
+            unsafe buffer.storeBytes(of: revision.bigEndian, toByteOffset: 1, as: UInt64.self)
+            unsafe body(UnsafeRawBufferPointer(buffer))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+import Glibc
+import MWStorage
+
+/// What of a log is found on opening: what the tables do not have goes to a table of its own, segment by segment.
+struct LogRecovery {
+    private let directory: String
+    private let state: LogState
+    private(set) var segments: [LogSegment] = []
+    private var forgotten: UInt64
+
+    /// Finds the segments.
+    ///
+    /// - Throws: `corrupt` if one is missing whose contents the tables do not have.
+    init(directory: String) throws(StorageError) {
+        self.directory = directory
+        let found = try LogState(readingFrom: directory)
+        state = found ?? LogState(drained: 0, forgotten: 0)
+        forgotten = state.forgotten
+        let numbers = try FileDescriptor.names(in: directory).compactMap(LogFormat.segmentNumber).sorted()
+        for (index, number) in numbers.enumerated() {
+            guard number == numbers[0] + UInt64(index) else { throw missing(numbers[0] + UInt64(index)) }
+        }
+        if let first = numbers.first, let last = numbers.last {
+            guard first <= state.drained + 1, last > state.drained || found == nil else { throw missing(state.drained + 1) }
+        } else if found != nil {
+            throw missing(state.drained + 1)
+        }
+        for number in numbers {
+            let path = directory + "/" + LogFormat.segmentName(number)
+            segments.append(LogSegment(number: number, path: path, file: try FileDescriptor(opening: path, O_RDWR)))
+        }
+    }
+
+    /// Reads all that is not in the tables, and gives it to `drain`, in order; then opens the log for writing.
+    mutating func run(_ drain: (PendingTable) throws(StorageError) -> Void) throws(StorageError) -> CommitLog {
+        let written = try lastWritten()
+        for segment in segments {
+            // Behind it there may be one that a crash left before anything went there.
+            let isLast = segment.number >= written
+            let end = try segment.readEnd()
+            if segment.number <= state.drained {
+                // Of these only history is of use, and without their end nobody can find it.
+                guard let end else { throw LogFormat.damaged(segment.path, "no end") }
+                segment.update { $0 = end.contents }
+                continue
+            }
+            if let end, end.hasNext, isLast { throw missing(segment.number + 1) }
+            let table = PendingTable(number: segment.number)
+            try recover(segment, into: table, endsAt: end?.contents.end, isLast: isLast)
+            // Before the tables have it: without an end it would be read in full again.
+            if end == nil { try segment.seal(hasNext: !isLast, syncs: true) }
+            try drain(table)
+        }
+        let log = CommitLog(directory: directory, segments: segments, forgotten: forgotten)
+        let drained = segments.last?.number ?? state.drained
+        // First the segment: there is one behind what has been drained, or something is missing.
+        try log.roll(after: drained)
+        try LogState(drained: drained, forgotten: forgotten).write(in: directory)
+        log.removeSegments(drained: drained)
+        return log
+    }
+
+    /// The last segment that has more than a header.
+    private func lastWritten() throws(StorageError) -> UInt64 {
+        for segment in segments.reversed() {
+            if try segment.file.length(subject: segment.path) > LogFormat.segmentHeaderBytes { return segment.number }
+        }
+        return 0
+    }
+
+    /// - Parameter end: Where its frames end, if it was closed.
+    private mutating func recover(
+        _ segment: LogSegment, into table: PendingTable, endsAt end: Int?, isLast: Bool
+    ) throws(StorageError) {
+        let length: Int
+        if let end { length = end } else { length = try segment.file.length(subject: segment.path) }
+        guard try segment.hasHeader() else {
+            // It was only just made.
+            if isLast, end == nil, length <= LogFormat.segmentHeaderBytes { return }
+            throw LogFormat.damaged(segment.path, "not the beginning of segment \(segment.number)")
+        }
+        var contents = LogSegment.Contents()
+        var reader = FrameReader(segment, from: LogFormat.segmentHeaderBytes, to: length)
+        var batch = RecoveredBatch()
+        while case .frame(let header, let payload) = unsafe try reader.next() {
+            guard header.kind != .end else { break }
+            let offset = reader.offset - header.frameBytes
+            unsafe try batch.add(payload, at: offset, isDataInHistory: header.flags & FrameHeader.dataInHistoryFlag != 0, of: segment.path, table)
+            guard header.kind == .last else { continue }
+            table.publish()
+            for frame in batch.frames { contents.add(first: frame.first, last: frame.last, at: frame.offset) }
+            forgotten = max(forgotten, batch.removed)
+            contents.end = reader.offset
+            batch = RecoveredBatch()
+        }
+        // The frames of a closed segment are all there; of the one that was written last, a crash may have torn what nobody was told of.
+        var isWhole = end == contents.end
+        if end == nil, isLast { isWhole = try !reader.isAcknowledgedHere() }
+        guard isWhole else { throw LogFormat.damaged(segment.path, "bytes that are not what was written, at \(contents.end)") }
+        segment.update { $0 = contents }
+    }
+
+    private func missing(_ number: UInt64) -> StorageError {
+        LogFormat.damaged(directory, "no \(LogFormat.segmentName(number)), which holds what the tables do not")
+    }
+}
+
+/// The frames of a batch, as far as they have been read.
+private struct RecoveredBatch {
+    var frames: [(first: UInt64, last: UInt64, offset: Int)] = []
+    var removed: UInt64 = 0
+
+    mutating func add(
+        _ payload: UnsafeRawBufferPointer, at offset: Int, isDataInHistory: Bool, of path: String, _ table: PendingTable
+    ) throws(StorageError) {
+        var operations = unsafe LogOperations(payload, of: path)
+        var (first, last): (UInt64, UInt64) = (0, 0)
+        while let operation = unsafe try operations.next() {
+            let revision = unsafe HistoryKey.revision(operation.key)
+            guard let revision else {
+                unsafe table.add(operation.key, operation.value)
+                continue
+            }
+            guard let record = unsafe operation.value else {
+                removed = max(removed, revision)
+                continue
+            }
+            if first == 0 { first = revision }
+            last = revision
+            if isDataInHistory { unsafe try table.addData(of: record, at: Revision(revision)) }
+        }
+        if first != 0 { frames.append((first, last, offset)) }
+    }
+}
