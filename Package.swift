@@ -202,7 +202,7 @@ let package = Package(
             of: "MWCertificateManager",
             ["MWPKI", "MWACME", "FakeCA", "TestCertificates", "mwstorage-crash", nioCore, nioPosix, logging]),
         tests(of: "MWStorage", ["EngineContract"]),
-        tests(of: "MWRocksDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
+        tests(of: "MWRocksDB", ["MWStorage", "CRocksDB", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWLevelDB", ["MWStorage", "EngineContract", "mwstorage-crash"]),
         tests(of: "MWPrometheus", ["Exposition", metrics]),
         tests(

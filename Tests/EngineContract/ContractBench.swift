@@ -26,7 +26,7 @@ package struct Entry: Hashable, Sendable, CustomStringConvertible {
 }
 
 extension StorageEngine {
-    func write(_ changes: [String: String?], sync: Bool = true) throws(StorageError) {
+    package func write(_ changes: [String: String?], sync: Bool = true) throws(StorageError) {
         var batch = WriteBatch()
         for (key, value) in changes {
             if let value { try batch.put(Array(key.utf8), Array(value.utf8)) } else { try batch.remove(Array(key.utf8)) }
@@ -34,7 +34,7 @@ extension StorageEngine {
         try apply(batch, sync: sync)
     }
 
-    func value(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
+    package func value(_ key: [UInt8]) throws(StorageError) -> [UInt8]? {
         var value: [UInt8]?
         try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in
             try unsafe read(key) { value = unsafe $0.map { unsafe Array($0) } }
@@ -42,9 +42,9 @@ extension StorageEngine {
         return value
     }
 
-    func value(_ key: String) throws(StorageError) -> [UInt8]? { try value([1] + Array(key.utf8)) }
+    package func value(_ key: String) throws(StorageError) -> [UInt8]? { try value([1] + Array(key.utf8)) }
 
-    func all(in range: KeyRange = .all, _ direction: ScanDirection = .forward) throws(StorageError) -> [Entry] {
+    package func all(in range: KeyRange = .all, _ direction: ScanDirection = .forward) throws(StorageError) -> [Entry] {
         try snapshot().all(in: range, direction)
     }
 }
@@ -59,7 +59,7 @@ extension EngineSnapshot {
         return value
     }
 
-    func all(in range: KeyRange = .all, _ direction: ScanDirection = .forward) throws(StorageError) -> [Entry] {
+    package func all(in range: KeyRange = .all, _ direction: ScanDirection = .forward) throws(StorageError) -> [Entry] {
         var entries: [Entry] = []
         let engineRange = range == .all ? range : range.engineRange(in: .data)
         try unsafe scan(engineRange, direction) { key, value in

@@ -30,7 +30,7 @@ final class PendingTable: @unchecked Sendable {
     private var chunks: [UnsafeMutableRawPointer] = unsafe []
     private var chunkRest: UnsafeMutableRawBufferPointer
     private let sorted = Mutex(Runs())
-    /// Memory that it takes, in bytes.
+    /// Memory that its entries take, in bytes: their keys, values, and what is kept of each.
     private(set) var byteCount = 0
 
     @unsafe
@@ -55,6 +55,8 @@ final class PendingTable: @unchecked Sendable {
         var count = 0
     }
 
+    /// Of an entry: itself, its slots, and its places in runs, about.
+    private static let entryBytes = unsafe MemoryLayout<Entry>.stride + 24
     private static let chunkBytes = 1 << 20
     private static let blockEntries = 1 << 12
     private static let maximumBlocks = 1 << 13
@@ -118,18 +120,20 @@ final class PendingTable: @unchecked Sendable {
     }
 
     private func allocate(_ bytes: Int) -> UnsafeMutableRawPointer {
+        // A large value has its own, and what is left of the chunk before is not wasted.
+        if bytes > PendingTable.chunkBytes / 4 { return unsafe addChunk(bytes) }
         if unsafe chunkRest.count < bytes || chunkRest.baseAddress == nil {
-            let size = max(bytes, PendingTable.chunkBytes)
-            let chunk = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 8)
-            unsafe chunks.append(chunk)
-            byteCount += size
-            // A large value has its own, and what is left of the one before is not wasted.
-            if bytes > PendingTable.chunkBytes / 2 { return unsafe chunk }
-            unsafe chunkRest = UnsafeMutableRawBufferPointer(start: chunk, count: size)
+            unsafe chunkRest = UnsafeMutableRawBufferPointer(start: addChunk(PendingTable.chunkBytes), count: PendingTable.chunkBytes)
         }
         guard let place = unsafe chunkRest.baseAddress else { preconditionFailure("a chunk that was just made") }
         unsafe chunkRest = UnsafeMutableRawBufferPointer(rebasing: chunkRest[bytes...])
         return unsafe place
+    }
+
+    private func addChunk(_ bytes: Int) -> UnsafeMutableRawPointer {
+        let chunk = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 8)
+        unsafe chunks.append(chunk)
+        return unsafe chunk
     }
 
     private func link(_ key: UnsafeMutableRawPointer, keyBytes: Int, value: UnsafeMutableRawPointer?, valueBytes: Int) {
@@ -144,6 +148,7 @@ final class PendingTable: @unchecked Sendable {
                 key: UnsafeRawPointer(key), value: value.map { UnsafeRawPointer($0) }, keyBytes: UInt32(keyBytes),
                 valueBytes: UInt32(valueBytes), hash: hash, older: older))
         count += 1
+        byteCount += keyBytes + valueBytes + PendingTable.entryBytes
         unsafe slot.pointee.store(UInt32(count), ordering: .releasing)
     }
 
@@ -316,7 +321,6 @@ final class PendingTable: @unchecked Sendable {
             while unsafe places[place].load(ordering: .relaxed) != 0 { place = (place + 1) & (oldCount * 2 - 1) }
             unsafe places[place].store(next, ordering: .relaxed)
         }
-        byteCount += oldCount * 2 * MemoryLayout<UInt32>.size
         // Somebody may still be reading the old one.
         unsafe outgrownSlots.append(old)
         unsafe slots.store(grown, ordering: .releasing)
