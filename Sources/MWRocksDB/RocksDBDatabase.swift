@@ -95,10 +95,11 @@ final class RocksDBDatabase: @unchecked Sendable {
         unsafe body(UnsafeRawBufferPointer(start: value, count: count))
     }
 
-    /// An integer that RocksDB says of itself; zero if it does not.
-    func property(_ name: String) -> UInt64 {
-        var number: UInt64 = 0
-        return unsafe rocksdb_property_int(pointer, name, &number) == 0 ? number : 0
+    /// How many tables there are that have not been merged into the sorted levels.
+    var unsortedTableCount: Int {
+        guard let text = unsafe rocksdb_property_value(pointer, "rocksdb.num-files-at-level0") else { return 0 }
+        defer { unsafe rocksdb_free(text) }
+        return Int(unsafe String(cString: text)) ?? 0
     }
 
     func checkpoint(to directory: String) throws(StorageError) -> Bool {

@@ -57,8 +57,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         let value = Atomic<UInt64>(0)
     }
 
-    /// Tables that wait to be drained; then writers wait, too.
-    private static let maximumWaitingTables = 2
+    /// Tables that are being drained, or wait for it, when another one is full; with more of them the writer waits.
+    private static let maximumWaitingTables = 1
     /// Between two looks whether RocksDB has merged enough.
     private static let pollInterval = Duration.milliseconds(5)
 
@@ -150,12 +150,12 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         if let failure { throw failure }
     }
 
-    /// The table that takes the next batch; waits while more are full than memory should hold. Only with `writing`.
+    /// The table that takes the next batch; waits where memory would hold too many. Only with `writing`.
     private func tableForWriting() throws(StorageError) -> PendingTable {
         let (table, failure) = state.withLock { ($0.tables[0], $0.failure) }
         if let failure { throw failure }
         guard table.isFull || table.byteCount >= options.writeBufferBytes || log.position >= 2 * options.writeBufferBytes else { return table }
-        try waitUntil { state in state.tables.count <= RocksDBEngine.maximumWaitingTables }
+        try waitUntil { state in state.tables.count - 1 < RocksDBEngine.maximumWaitingTables }
         return try closeTable()
     }
 

@@ -23,7 +23,7 @@ struct TableWriter {
     }
 
     /// So many tables wait to be merged that another one should wait itself.
-    var hasEnough: Bool { database.property("rocksdb.num-files-at-level0") >= UInt64(TableWriter.maximumWaitingTables) }
+    var hasEnough: Bool { database.unsortedTableCount >= TableWriter.maximumWaitingTables }
 
     /// Takes all that is visible into the database, where it is on stable storage when this returns.
     ///

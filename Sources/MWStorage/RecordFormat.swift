@@ -1,4 +1,4 @@
-// What the keyspaces of a store hold (format 2). Integers are big endian, so that keys are in the order of numbers. A key is
+// What the keyspaces of a store hold (formats 2 and 3). Integers are big endian, so that keys are in the order of numbers. A key is
 // what follows the keyspace's byte. Numbers of keyspaces, kinds and flags are never used for anything else.
 //
 //   0 meta        "prefix"     4  next prefix (little endian; of old)                      PrefixCounter

@@ -77,7 +77,7 @@ package struct EngineOptions: Sendable {
     package var keepsIndexesInMemory = true
     /// Memory for values as they were last put or read, in front of the engine and its blocks; 0 is none.
     package var hotValueBytes = 64 << 20
-    /// Memory for writes before they become a table. Larger means fewer, larger flushes and a longer start after a crash.
+    /// Memory for writes before they become a table; while it does, as much again. Larger means fewer, larger tables and a longer start.
     package var writeBufferBytes = 64 << 20
     /// File descriptors the engine may keep open, so that sockets have the rest of the usual 1,024.
     package var maximumOpenFiles = 256

@@ -1,10 +1,10 @@
 // From format 1, whose data values have no envelope:
 //
-//   1. `format` says version 2 and "migrating from 1": from here on older programs refuse the store.
+//   1. `format` says the present version and "migrating from 1": from here on older programs refuse the store.
 //   2. Batch by batch, in key order, values get their envelope. With each batch, in one engine batch, goes where it ended:
 //        meta "migrated"   the last data key that has been done
 //   3. The last batch has the store's revision and incarnation, and removes "migrated".
-//   4. `format` says version 2 and nothing else.
+//   4. `format` says the present version and nothing else.
 //
 // Whoever opens the store after a crash goes on from "migrated"; or, if there is an incarnation, with step 4.
 
