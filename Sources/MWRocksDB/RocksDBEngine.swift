@@ -154,7 +154,9 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     private func tableForWriting() throws(StorageError) -> PendingTable {
         let (table, failure) = state.withLock { ($0.tables[0], $0.failure) }
         if let failure { throw failure }
-        guard table.isFull || table.byteCount >= options.writeBufferBytes || log.position >= 2 * options.writeBufferBytes else { return table }
+        guard table.isFull || table.byteCount >= options.writeBufferBytes || log.position >= 2 * options.writeBufferBytes else {
+            return table
+        }
         try waitUntil { state in state.tables.count - 1 < RocksDBEngine.maximumWaitingTables }
         return try closeTable()
     }

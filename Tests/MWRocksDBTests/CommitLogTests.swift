@@ -32,7 +32,8 @@ import Testing
     private static func copyWhileOpen(_ source: String, to target: String) throws -> Bool {
         func changing() throws -> [String: [UInt8]] {
             var files: [String: [UInt8]] = [:]
-            for name in try FileDescriptor.names(in: source) where name.hasPrefix("MANIFEST") || name == "CURRENT" || name == "commits.state" {
+            for name in try FileDescriptor.names(in: source)
+            where name.hasPrefix("MANIFEST") || name == "CURRENT" || name == "commits.state" {
                 files[name] = try FileDescriptor.contents(of: source + "/" + name, atMost: 4 << 20)
             }
             return files
@@ -53,7 +54,8 @@ import Testing
     // MARK: Pending and drained
 
     // Gets, scans both ways and old snapshots, while tables are drained, after closings, and in copies as a kill would leave them.
-    @Test("what is pending, being drained and in tables is one map, at every moment and after every kill", arguments: 0..<3 as Range<UInt64>)
+    @Test(
+        "what is pending, being drained and in tables is one map, at every moment and after every kill", arguments: 0..<3 as Range<UInt64>)
     func oneMap(seed: UInt64) async throws {
         try await withTemporaryDirectory { directory in
             try await onOwnThread { try Self.oneMap(seed, directory) }
@@ -89,8 +91,11 @@ import Testing
             case 1...3:
                 #expect(try engine.all() == sorted(model), "seed \(seed), round \(round)")
                 #expect(try engine.all(in: .all, .backward) == sorted(model).reversed(), "seed \(seed), round \(round)")
-                let range = KeyRange(lower: [UInt8.random(in: 97...103, using: &random)], upper: [UInt8.random(in: 97...103, using: &random)])
-                let inside = sorted(model).filter { entry in unsafe entry.key[0] == 1 && entry.key.dropFirst().withUnsafeBytes { unsafe range.contains($0) } }
+                let range = KeyRange(
+                    lower: [UInt8.random(in: 97...103, using: &random)], upper: [UInt8.random(in: 97...103, using: &random)])
+                let inside = sorted(model).filter { entry in
+                    unsafe entry.key[0] == 1 && entry.key.dropFirst().withUnsafeBytes { unsafe range.contains($0) }
+                }
                 #expect(try engine.all(in: range) == inside)
                 #expect(try engine.all(in: range, .backward) == inside.reversed())
             case 4:

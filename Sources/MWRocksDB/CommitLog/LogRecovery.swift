@@ -85,7 +85,8 @@ struct LogRecovery {
         while case .frame(let header, let payload) = unsafe try reader.next() {
             guard header.kind != .end else { break }
             let offset = reader.offset - header.frameBytes
-            unsafe try batch.add(payload, at: offset, isDataInHistory: header.flags & FrameHeader.dataInHistoryFlag != 0, of: segment.path, table)
+            unsafe try batch.add(
+                payload, at: offset, isDataInHistory: header.flags & FrameHeader.dataInHistoryFlag != 0, of: segment.path, table)
             guard header.kind == .last else { continue }
             table.publish()
             for frame in batch.frames { contents.add(first: frame.first, last: frame.last, at: frame.offset) }
