@@ -1,25 +1,48 @@
 import MWStorage
+import Synchronization
 
 /// All of the engine at one moment: what was pending, in front of what the tables held, and the history that the log has.
 final class LoggedSnapshot: EngineSnapshot {
-    /// Newest first.
-    private let views: [PendingTable.View]
+    /// Newest first; nil once it is lost.
+    private let pinned: Mutex<[PendingTable.View]?>
     private let history: HistoryView
     private let tables: RocksDBSnapshot
 
     init(views: [PendingTable.View], history: HistoryView, tables: RocksDBSnapshot) {
-        self.views = views.filter { $0.count > 0 }
+        self.pinned = Mutex(views.filter { $0.count > 0 })
         self.history = history
         self.tables = tables
     }
 
+    // MARK: What it keeps in memory
+
+    /// Whether it keeps a table that has been drained from going.
+    func pins(_ table: PendingTable) -> Bool { pinned.withLock { $0?.contains { $0.table === table } ?? false } }
+
+    /// Lets go of memory: its calls throw `snapshotLost` from now on.
+    func lose() { pinned.withLock { $0 = nil } }
+
+    private func views() throws(StorageError) -> [PendingTable.View] {
+        guard let views = pinned.withLock({ $0 }) else {
+            throw StorageError(
+                .snapshotLost, subject: "snapshot", found: "older than memory allows: much has been written since",
+                remedy: "start over with a new snapshot")
+        }
+        return views
+    }
+
+    // MARK: Reading
+
     func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
+        let views = try views()
         if unsafe HistoryKey.revision(key) != nil {
             if try unsafe readHistory(key, body) { return }
             if unsafe history.isForgotten(key) { return body(nil) }
         }
         for view in views {
-            if let entry = unsafe view.find(key) { return unsafe body(PendingTable.value(of: entry)) }
+            if let entry = unsafe view.find(key) {
+                return withExtendedLifetime(view.table) { unsafe body(PendingTable.value(of: entry)) }
+            }
         }
         try unsafe tables.read(key, body)
     }
@@ -65,6 +88,8 @@ final class LoggedSnapshot: EngineSnapshot {
     private func scanTables(
         _ range: KeyRange, _ direction: ScanDirection, _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Bool
     ) throws(StorageError) {
+        let views = try views()
+        defer { withExtendedLifetime(views) {} }
         guard !views.isEmpty else { return try unsafe tables.scan(range, direction, body) }
         var cursor = PendingCursor(views, range, direction)
         var pending = unsafe cursor.next()

@@ -102,6 +102,12 @@ final class RocksDBDatabase: @unchecked Sendable {
         return Int(unsafe String(cString: text)) ?? 0
     }
 
+    /// Whether a flush or a merge has failed since it was opened.
+    var hasBackgroundErrors: Bool {
+        var count: UInt64 = 0
+        return unsafe rocksdb_property_int(pointer, "rocksdb.background-errors", &count) == 0 && count > 0
+    }
+
     func checkpoint(to directory: String) throws(StorageError) -> Bool {
         let checkpoint = unsafe try check { unsafe rocksdb_checkpoint_object_create(pointer, $0) }
         guard let checkpoint = unsafe checkpoint else { return false }

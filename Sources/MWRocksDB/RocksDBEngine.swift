@@ -48,8 +48,17 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         var history: HistoryView
         /// The log's segments up to this one are not needed, but for the history in them.
         var drained: UInt64
+        /// Drained tables that a snapshot may keep, and snapshots that may keep one, oldest first.
+        var drainedTables: [Weak<PendingTable>] = []
+        var snapshots: [Weak<LoggedSnapshot>] = []
         /// Why the tables did not take what is pending; then nothing more is written.
         var failure: StorageError?
+    }
+
+    private struct Weak<Object: AnyObject & Sendable>: Sendable {
+        private(set) weak var object: Object?
+
+        init(_ object: Object) { self.object = object }
     }
 
     /// On a line of memory that the pointers do not share: all threads write it.
@@ -59,6 +68,10 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
 
     /// Tables that are being drained, or wait for it, when another one is full; with more of them the writer waits.
     private static let maximumWaitingTables = 1
+    /// Drained tables that snapshots may keep in memory; with more of them the oldest snapshots are lost.
+    private static let maximumPinnedTables = 8
+    /// Snapshots of which some have gone, before the list is gone through.
+    private static let snapshotsPerSweep = 64
     /// Between two looks whether RocksDB has merged enough.
     private static let pollInterval = Duration.milliseconds(5)
 
@@ -110,7 +123,14 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
             let tables = RocksDBSnapshot(database)
             // All that the tables may have got meanwhile is in the views, unless the first one was closed, and drained, since.
             guard views[0].table.isBeingDrained.load(ordering: .acquiring) else {
-                return LoggedSnapshot(views: views, history: history, tables: tables)
+                let snapshot = LoggedSnapshot(views: views, history: history, tables: tables)
+                state.withLock { state in
+                    if state.snapshots.count >= RocksDBEngine.snapshotsPerSweep, state.snapshots.count.nonzeroBitCount == 1 {
+                        state.snapshots.removeAll { $0.object == nil }
+                    }
+                    state.snapshots.append(Weak(snapshot))
+                }
+                return snapshot
             }
         }
     }
@@ -132,11 +152,13 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
                         if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, nil) }
                     }
                 }
-                let history = HistoryView(log, tablesEnd: tablesEnd)
+                var history = HistoryView(log, tablesEnd: tablesEnd)
+                // Swapped, so that segments nobody needs any more are closed outside.
                 state.withLock { state in
                     table.publish()
-                    state.history = history
+                    swap(&state.history, &history)
                 }
+                table.sortVisible()
             } catch { failure = error }
         }
         if let failure { throw failure }
@@ -164,6 +186,7 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     /// Makes the next table, and hands the one that was written to the drain. Only with `writing`.
     private func closeTable() throws(StorageError) -> PendingTable {
         try log.roll()
+        state.withLock { $0.tables[0] }.forgotten = log.forgotten
         log.removeSegments(drained: state.withLock { $0.drained })
         let table = PendingTable(number: log.current.number)
         let history = HistoryView(log, tablesEnd: tablesEnd)
@@ -192,6 +215,7 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     private func drainTables() {
         while let table = nextTable() {
             do throws(StorageError) {
+                try writer.requireSound()
                 table.isBeingDrained.store(true, ordering: .sequentiallyConsistent)
                 try writer.drain(table.view) { isStopping.load(ordering: .relaxed) }
             } catch {
@@ -202,15 +226,32 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
             }
             // What was cancelled is in the log.
             if isStopping.load(ordering: .relaxed) { return }
-            let forgotten = state.withLock { state in
+            state.withLock { state in
                 state.tables.removeLast()
-                return state.history.forgotten
+                state.drainedTables.removeAll { $0.object == nil }
+                state.drainedTables.append(Weak(table))
             }
+            loseOldSnapshots()
             // Where that fails the log is kept, and read again on opening.
-            let isWritten: Void? = try? LogState(drained: table.number, forgotten: forgotten).write(in: directory)
+            let isWritten: Void? = try? LogState(drained: table.number, forgotten: table.forgotten).write(in: directory)
             if isWritten != nil { state.withLock { $0.drained = table.number } }
             drains.withLock {}
             drains.broadcast()
+        }
+    }
+
+    private func loseOldSnapshots() {
+        while true {
+            let lost = state.withLock { state -> [LoggedSnapshot] in
+                state.snapshots.removeAll { $0.object == nil }
+                state.drainedTables.removeAll { $0.object == nil }
+                guard state.drainedTables.count > RocksDBEngine.maximumPinnedTables, let oldest = state.drainedTables[0].object else {
+                    return []
+                }
+                return state.snapshots.compactMap(\.object).filter { $0.pins(oldest) }
+            }
+            if lost.isEmpty { return }
+            for snapshot in lost { snapshot.lose() }
         }
     }
 
@@ -223,7 +264,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
                     drains.wait(atMost: nil)
                     continue
                 }
-                guard writer.hasEnough else { return table }
+                // With an error it never gets fewer; who drains will say so.
+                guard writer.hasEnough, (try? writer.requireSound()) != nil else { return table }
                 drains.wait(atMost: RocksDBEngine.pollInterval)
             }
             return nil

@@ -25,6 +25,13 @@ struct TableWriter {
     /// So many tables wait to be merged that another one should wait itself.
     var hasEnough: Bool { database.unsortedTableCount >= TableWriter.maximumWaitingTables }
 
+    /// - Throws: `ioError` if RocksDB has given up merging tables: there would only ever be more of them, and no error otherwise.
+    func requireSound() throws(StorageError) {
+        guard database.hasBackgroundErrors else { return }
+        throw StorageError(
+            .ioError, subject: path, found: "an error of RocksDB's while it merged tables", remedy: "look at LOG beside it for the reason")
+    }
+
     /// Takes all that is visible into the database, where it is on stable storage when this returns.
     ///
     /// - Parameter isCancelled: Asked now and then; then nothing was taken.

@@ -9,7 +9,7 @@ package struct CRC32C {
     /// The checksum of all that was added.
     package var value: UInt32 { ~state }
 
-    static func of(_ bytes: some Sequence<UInt8>) -> UInt32 {
+    package static func of(_ bytes: some Sequence<UInt8>) -> UInt32 {
         var crc = CRC32C()
         crc.add(bytes)
         return crc.value

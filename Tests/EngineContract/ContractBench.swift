@@ -50,7 +50,7 @@ extension StorageEngine {
 }
 
 extension EngineSnapshot {
-    func value(_ key: String) throws(StorageError) -> [UInt8]? {
+    package func value(_ key: String) throws(StorageError) -> [UInt8]? {
         var value: [UInt8]?
         let key = [1] + Array(key.utf8)
         try unsafe key.span.bytes.withUnsafeBytes { (key) throws(StorageError) in

@@ -105,16 +105,23 @@ import Testing
                 #expect(try killed.all() == sorted(model), "as a kill leaves it: seed \(seed), round \(round)")
                 killed.close()
             case 5:
-                for (snapshot, entries) in snapshots { #expect(try snapshot.all() == entries, "an old snapshot") }
+                for (snapshot, entries) in snapshots { try check(snapshot, .forward, entries) }
                 snapshots = []
                 engine.close()
                 engine = try RocksDBEngine(directory: directory + "/engine", options: smallBuffers)
             default: break
             }
         }
-        for (snapshot, entries) in snapshots { #expect(try snapshot.all(in: .all, .backward) == entries.reversed(), "an old snapshot") }
+        for (snapshot, entries) in snapshots { try check(snapshot, .backward, entries.reversed()) }
         #expect(copies > 0, "no copy was whole")
         engine.close()
+    }
+
+    /// The snapshot has not moved, or has been lost.
+    private static func check(_ snapshot: any EngineSnapshot, _ direction: ScanDirection, _ entries: [Entry]) throws {
+        do throws(StorageError) { #expect(try snapshot.all(in: .all, direction) == entries, "an old snapshot") } catch {
+            try #require(error.code == .snapshotLost, "\(error)")
+        }
     }
 
     @Test("scans see thousands of pending entries in order, each key once")
@@ -276,6 +283,82 @@ import Testing
         }
     }
 
+    // Closing a table makes the next segment first; then nothing may be there yet when the process dies.
+    @Test("a death between two segments is no damage, nor is one while a segment is made")
+    func betweenSegments() async throws {
+        try await withTemporaryDirectory { directory in
+            let path = directory + "/engine"
+            let engine = try RocksDBEngine(directory: path, options: EngineOptions())
+            try engine.write(["a": "1"])
+            // A checkpoint closes the table, and its segment.
+            #expect(try engine.checkpoint(to: directory + "/checkpoint"))
+            try #require(try Self.copyWhileOpen(path, to: directory + "/between"))
+            engine.close()
+            let state = try #require(try FileDescriptor.contents(of: path + "/commits.state", atMost: 1000))
+            #expect(String(decoding: state, as: UTF8.self).contains("drained 1\n"))
+            // As before the drain was done, and with a next segment that has its name only.
+            unsafe unlink(directory + "/between/commits.state")
+            for length in [LogFormat.segmentHeaderBytes, 9, 0] {
+                let name = LogFormat.segmentName(2)
+                try Self.copy(directory + "/between", to: directory + "/copy")
+                let next = try #require(try FileDescriptor.contents(of: directory + "/copy/" + name, atMost: 1000))
+                try FileDescriptor.replace(directory + "/copy/" + name, with: Array(next.prefix(length)))
+                for _ in 0..<3 {
+                    let again = try RocksDBEngine(directory: directory + "/copy", options: EngineOptions())
+                    #expect(try again.value("a") == [49])
+                    again.close()
+                }
+                #expect(try Self.segments(in: directory + "/copy") == [name], "openings do not pile up segments")
+            }
+        }
+    }
+
+    @Test("a state that was changed is refused, and so are numbers beyond all numbers")
+    func state() async throws {
+        try await withTemporaryDirectory { directory in
+            let engine = try RocksDBEngine(directory: directory, options: EngineOptions())
+            try engine.write(["a": "1"])
+            engine.close()
+            let path = directory + "/commits.state"
+            let text = try #require(try FileDescriptor.contents(of: path, atMost: 1000))
+            for place in text.indices {
+                var changed = text
+                changed[place] ^= 1
+                try FileDescriptor.replace(path, with: changed)
+                #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try LogState(readingFrom: directory) }
+            }
+            try LogState(drained: .max, forgotten: .max).write(in: directory)
+            #expect(throws: StorageError(.corrupt, subject: "", found: "")) {
+                try RocksDBEngine(directory: directory, options: EngineOptions())
+            }
+        }
+    }
+
+    @Test("snapshots that would keep too much in memory are lost, the oldest first, and say so")
+    func lostSnapshots() async throws {
+        try await withTemporaryDirectory { directory in
+            try await onOwnThread {
+                let engine = try RocksDBEngine(directory: directory, options: Self.smallBuffers)
+                var snapshots: [any EngineSnapshot] = []
+                let filling = String(repeating: "x", count: 5000)
+                for round in 0..<400 {
+                    try engine.write(["\(round % 3)": filling], sync: false)
+                    if round.isMultiple(of: 10) { snapshots.append(try engine.snapshot()) }
+                }
+                _ = try engine.checkpoint(to: directory + "/checkpoint")
+                let lost = snapshots.map { snapshot in
+                    do throws(StorageError) {
+                        _ = try snapshot.all()
+                        return false
+                    } catch { return error.code == .snapshotLost }
+                }
+                #expect(lost.first == true && lost.last == false)
+                #expect(lost == lost.sorted { $0 && !$1 }, "the oldest")
+                engine.close()
+            }
+        }
+    }
+
     @Test("payloads of any bytes, with a right checksum, are refused or read, and never a trap", arguments: 0..<20 as Range<UInt64>)
     func forged(seed: UInt64) async throws {
         try await withTemporaryDirectory { directory in
@@ -295,20 +378,20 @@ import Testing
 
     /// A log of one segment with one frame.
     private static func forge(_ payload: [UInt8], in directory: String) throws {
+        let mark: UInt64 = 77
         var frame = [UInt8](repeating: 0, count: LogFormat.frameHeaderBytes) + payload
         func put(_ integer: some FixedWidthInteger, _ place: Int) {
             unsafe withUnsafeBytes(of: integer.bigEndian) { unsafe frame.replaceSubrange(place..<place + $0.count, with: $0) }
         }
         put(UInt32(payload.count), 4)
-        put(UInt64(1), 8)
+        put(mark, 8)
         put(FrameHeader.Kind.last.rawValue, 24)
         put(FrameHeader.dataInHistoryFlag, 28)
         var crc = CRC32C()
         unsafe frame[4...].withUnsafeBytes { unsafe crc.add($0) }
         put(crc.value, 0)
-        var header = [UInt8](repeating: 0, count: 16)
-        unsafe withUnsafeBytes(of: LogFormat.segmentMagic.bigEndian) { unsafe header.replaceSubrange(0..<8, with: $0) }
-        header[15] = 1
+        var header: [UInt8] = []
+        for word in LogSegment.header(1, mark) { unsafe withUnsafeBytes(of: word.bigEndian) { unsafe header += $0 } }
         try FileDescriptor.replace(directory + "/" + LogFormat.segmentName(1), with: header + frame + [0, 0, 0, 0, 0, 0, 0, 0])
     }
 }

@@ -29,7 +29,7 @@ final class CommitLog {
     /// Frames that are longer do not need that.
     private static let longFrameBytes = 64 << 10
 
-    /// - Parameter segments: Those there are, all closed; ``roll(after:)`` makes the one to write.
+    /// - Parameter segments: Those there are; the last one has no frames, and is the one to write.
     init(directory: String, segments: [LogSegment], forgotten: UInt64) {
         self.directory = directory
         self.segments = segments
@@ -84,14 +84,14 @@ final class CommitLog {
     private func gather(_ batch: borrowing WriteBatch) -> Records {
         let isDataInHistory = batch.isDataInHistory
         let flags = isDataInHistory ? FrameHeader.dataInHistoryFlag : 0
-        let (number, synced) = (current.number, synced)
+        let (mark, synced) = (current.mark, synced)
         var records = Records()
         buffer.removeAll()
         buffer.beginFrame()
         func end(_ kind: FrameHeader.Kind) {
             if records.first != 0 { records.frames.append((records.first, records.last, buffer.openFrameOffset)) }
             (records.first, records.last) = (0, 0)
-            buffer.endFrame(kind, flags: flags, of: number, synced: synced)
+            buffer.endFrame(kind, flags: flags, mark: mark, synced: synced)
         }
         unsafe batch.forEach { change in
             if buffer.openPayloadBytes >= LogFormat.partBytes {
@@ -153,26 +153,20 @@ final class CommitLog {
 
     // MARK: Segments
 
-    /// Makes the first segment, or the next one, which is written from now on; what the one before holds is on stable storage then.
-    ///
-    /// - Parameter number: Of the segment before it, which has been closed already; nil if it is the one that is written.
-    func roll(after number: UInt64? = nil) throws(StorageError) {
+    /// Makes the next segment, which is written from now on; what the one before holds is on stable storage then.
+    func roll() throws(StorageError) {
         try requireSound()
         do throws(StorageError) {
-            let next = try makeSegment(number: (number ?? current.number) + 1)
-            if number == nil { try current.seal(hasNext: true, syncs: true) }
+            let next = try CommitLog.makeSegment(current.number + 1, in: directory)
+            try current.seal(hasNext: true, syncs: true)
             segments.append(next)
         } catch { throw fail(error) }
         position = LogFormat.segmentHeaderBytes
         (synced, allocated) = (0, position)
     }
 
-    private func makeSegment(number: UInt64) throws(StorageError) -> LogSegment {
-        let path = directory + "/" + LogFormat.segmentName(number)
-        let file = try FileDescriptor(opening: path, O_CREAT | O_EXCL | O_RDWR, mode: 0o600)
-        let segment = LogSegment(number: number, path: path, file: file)
-        try segment.writeHeader()
-        try file.sync(subject: path)
+    static func makeSegment(_ number: UInt64, in directory: String, isThere: Bool = false) throws(StorageError) -> LogSegment {
+        let segment = try LogSegment(making: number, at: directory + "/" + LogFormat.segmentName(number), isThere: isThere)
         try FileDescriptor.syncDirectory(directory)
         return segment
     }
@@ -199,9 +193,15 @@ struct LogState {
     private static let magic = "mwstorage-commits 1"
 
     func write(in directory: String) throws(StorageError) {
-        let text = "\(LogState.magic)\ndrained \(drained)\nforgotten \(forgotten)\n"
-        try FileDescriptor.replace(directory + "/" + LogState.name, with: Array(text.utf8))
+        let text = LogState.text(drained, forgotten)
+        try FileDescriptor.replace(directory + "/" + LogState.name, with: Array("\(text)end \(LogState.checksum(text))\n".utf8))
     }
+
+    private static func text(_ drained: UInt64, _ forgotten: UInt64) -> String {
+        "\(magic)\ndrained \(drained)\nforgotten \(forgotten)\n"
+    }
+
+    private static func checksum(_ text: String) -> String { String(CRC32C.of(text.utf8), radix: 16) }
 
     init(drained: UInt64, forgotten: UInt64) {
         self.drained = drained
@@ -216,8 +216,8 @@ struct LogState {
         func number(_ index: Int, _ word: String) -> UInt64? {
             lines[index].hasPrefix(word + " ") ? UInt64(lines[index].dropFirst(word.count + 1)) : nil
         }
-        guard lines.count == 4, lines[0] == LogState.magic, let drained = number(1, "drained"), let forgotten = number(2, "forgotten"),
-            lines[3].isEmpty
+        guard lines.count == 5, lines[0] == LogState.magic, let drained = number(1, "drained"), let forgotten = number(2, "forgotten"),
+            drained < UInt64.max - 1, lines[3] == "end \(LogState.checksum(LogState.text(drained, forgotten)))", lines[4].isEmpty
         else { throw LogFormat.damaged(path, "not what this program writes") }
         self.init(drained: drained, forgotten: forgotten)
     }

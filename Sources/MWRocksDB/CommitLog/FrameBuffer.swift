@@ -38,10 +38,10 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
         byteCount += LogFormat.frameHeaderBytes
     }
 
-    mutating func endFrame(_ kind: FrameHeader.Kind, flags: UInt32, of segment: UInt64, synced: Int) {
+    mutating func endFrame(_ kind: FrameHeader.Kind, flags: UInt32, mark: UInt64, synced: Int) {
         let payloadBytes = openPayloadBytes
         store(UInt32(payloadBytes), at: frameStart + 4)
-        store(segment, at: frameStart + 8)
+        store(mark, at: frameStart + 8)
         store(UInt64(synced), at: frameStart + 16)
         store(kind.rawValue, at: frameStart + 24)
         store(flags, at: frameStart + 28)

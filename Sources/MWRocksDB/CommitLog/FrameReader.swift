@@ -6,7 +6,7 @@ import MWStorage
 struct FrameReader: ~Copyable {
     private let file: FileDescriptor
     private let path: String
-    private let number: UInt64
+    private let mark: UInt64
     private let end: Int
     /// Of the next frame.
     private(set) var offset: Int
@@ -31,7 +31,7 @@ struct FrameReader: ~Copyable {
     init(_ segment: LogSegment, from offset: Int, to end: Int) {
         self.file = segment.file
         self.path = segment.path
-        self.number = segment.number
+        self.mark = segment.mark
         self.offset = offset
         self.end = end
         self.capacity = FrameReader.readBytes
@@ -46,10 +46,9 @@ struct FrameReader: ~Copyable {
         func load<I: FixedWidthInteger>(_ type: I.Type, _ place: Int) -> I {
             I(bigEndian: unsafe start.loadUnaligned(fromByteOffset: place, as: I.self))
         }
-        guard load(UInt64.self, 8) == number, let kind = FrameHeader.Kind(rawValue: load(UInt32.self, 24)) else { return unsafe .none }
+        guard load(UInt64.self, 8) == mark, let kind = FrameHeader.Kind(rawValue: load(UInt32.self, 24)) else { return unsafe .none }
         let header = FrameHeader(
-            payloadBytes: Int(load(UInt32.self, 4)), segment: number, synced: Int(clamping: load(UInt64.self, 16)), kind: kind,
-            flags: load(UInt32.self, 28))
+            payloadBytes: Int(load(UInt32.self, 4)), synced: Int(clamping: load(UInt64.self, 16)), kind: kind, flags: load(UInt32.self, 28))
         let expected = load(UInt32.self, 0)
         let count = LogFormat.frameHeaderBytes + header.payloadBytes
         guard let whole = unsafe try bytes(count) else { return unsafe .none }
@@ -65,10 +64,10 @@ struct FrameReader: ~Copyable {
     mutating func isAcknowledgedHere() throws(StorageError) -> Bool {
         let place = offset
         while let start = unsafe try bytes(LogFormat.frameHeaderBytes) {
-            let segment = UInt64(bigEndian: unsafe start.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+            let found = UInt64(bigEndian: unsafe start.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
             let synced = UInt64(bigEndian: unsafe start.loadUnaligned(fromByteOffset: 16, as: UInt64.self))
             let candidate = offset
-            if segment == number, synced > UInt64(place), case .frame = unsafe try next() { return true }
+            if found == mark, synced > UInt64(place), case .frame = unsafe try next() { return true }
             offset = candidate + LogFormat.alignment
         }
         return false

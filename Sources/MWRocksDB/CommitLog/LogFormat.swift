@@ -4,12 +4,14 @@
 //   commits-NUMBER.log     a segment; number: 16 hexadecimal digits, from 1, without a gap
 //     0   8  "mwcommit"
 //     8   8  the segment's number
-//     16  …  frames, each beginning at a multiple of 8, zeros between; then zeros, or, once it has been closed, nothing
+//     16  8  its mark, at random: nobody who sends a value knows it, so no value looks like a frame
+//     24  8  CRC32C of all before
+//     32  …  frames, each beginning at a multiple of 8, zeros between; then zeros, or, once it has been closed, nothing
 //
 //   frame
 //     0   4  CRC32C of all that follows, the payload included
 //     4   4  bytes of payload
-//     8   8  the segment's number
+//     8   8  the segment's mark
 //     16  8  how much of the segment was on stable storage when this was written
 //     24  4  kind: 1 a part of a batch, of which more follows; 2 its last, or only, part; 3 the end of the segment
 //     28  4  flags: 1 what the batch does to data is in its history records, and is not repeated
@@ -25,6 +27,7 @@
 //                            mwstorage-commits 1
 //                            drained NUMBER       segments up to this one are in the tables
 //                            forgotten REVISION   history up to this one has been removed
+//                            end CRC32C           of the lines before, in hexadecimal
 //
 // A frame that does not have its checksum is the torn end of what a crash interrupted, unless a later frame says that it had been on stable
 // storage: then it was acknowledged, and the log is damaged.
@@ -34,7 +37,7 @@ import MWStorage
 enum LogFormat {
     static let segmentMagic: UInt64 = 0x6D77_636F_6D6D_6974
     static let endMagic: UInt64 = 0x6D77_6C6F_6765_6E64
-    static let segmentHeaderBytes = 16
+    static let segmentHeaderBytes = 32
     static let frameHeaderBytes = 32
     static let alignment = 8
     /// Of the last frame of a closed segment, behind the records' places.
@@ -79,7 +82,6 @@ struct FrameHeader {
     static let dataInHistoryFlag: UInt32 = 1
 
     var payloadBytes: Int
-    var segment: UInt64
     /// How much of the segment was on stable storage when it was written.
     var synced: Int
     var kind: Kind

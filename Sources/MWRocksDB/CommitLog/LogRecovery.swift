@@ -5,6 +5,7 @@ import MWStorage
 struct LogRecovery {
     private let directory: String
     private let state: LogState
+    private let isStateWritten: Bool
     private(set) var segments: [LogSegment] = []
     private var forgotten: UInt64
 
@@ -14,20 +15,18 @@ struct LogRecovery {
     init(directory: String) throws(StorageError) {
         self.directory = directory
         let found = try LogState(readingFrom: directory)
+        isStateWritten = found != nil
         state = found ?? LogState(drained: 0, forgotten: 0)
         forgotten = state.forgotten
         let numbers = try FileDescriptor.names(in: directory).compactMap(LogFormat.segmentNumber).sorted()
-        for (index, number) in numbers.enumerated() {
-            guard number == numbers[0] + UInt64(index) else { throw missing(numbers[0] + UInt64(index)) }
+        // Of those that have been drained some may be gone; all behind must be there, at least one where any was drained.
+        let needed = numbers.filter { $0 > state.drained }
+        for (index, number) in needed.enumerated() where number != state.drained + 1 + UInt64(index) {
+            throw missing(state.drained + 1 + UInt64(index))
         }
-        if let first = numbers.first, let last = numbers.last {
-            guard first <= state.drained + 1, last > state.drained || found == nil else { throw missing(state.drained + 1) }
-        } else if found != nil {
-            throw missing(state.drained + 1)
-        }
+        if found != nil, needed.isEmpty { throw missing(state.drained + 1) }
         for number in numbers {
-            let path = directory + "/" + LogFormat.segmentName(number)
-            segments.append(LogSegment(number: number, path: path, file: try FileDescriptor(opening: path, O_RDWR)))
+            segments.append(try LogSegment(opening: number, at: directory + "/" + LogFormat.segmentName(number)))
         }
     }
 
@@ -39,25 +38,40 @@ struct LogRecovery {
             let isLast = segment.number >= written
             let end = try segment.readEnd()
             if segment.number <= state.drained {
-                // Of these only history is of use, and without their end nobody can find it.
-                guard let end else { throw LogFormat.damaged(segment.path, "no end") }
-                segment.update { $0 = end.contents }
+                if let end { segment.update { $0 = end.contents } } else { try recoverHistory(of: segment) }
                 continue
             }
-            if let end, end.hasNext, isLast { throw missing(segment.number + 1) }
+            if let end, end.hasNext, segment === segments.last { throw missing(segment.number + 1) }
             let table = PendingTable(number: segment.number)
             try recover(segment, into: table, endsAt: end?.contents.end, isLast: isLast)
+            // One without frames can only be the last one, and is written next.
+            if segment === segments.last, segment.end == LogFormat.segmentHeaderBytes { break }
             // Before the tables have it: without an end it would be read in full again.
-            if end == nil { try segment.seal(hasNext: !isLast, syncs: true) }
+            if end == nil { try segment.seal(hasNext: segment !== segments.last, syncs: true) }
             try drain(table)
         }
-        let log = CommitLog(directory: directory, segments: segments, forgotten: forgotten)
-        let drained = segments.last?.number ?? state.drained
+        return try openLog()
+    }
+
+    private mutating func openLog() throws(StorageError) -> CommitLog {
+        let last = segments.last?.number ?? 0
+        let isReused = last > state.drained && segments.last?.end == LogFormat.segmentHeaderBytes
+        let number = isReused ? last : max(last, state.drained) + 1
+        if isReused { segments.removeLast() }
         // First the segment: there is one behind what has been drained, or something is missing.
-        try log.roll(after: drained)
-        try LogState(drained: drained, forgotten: forgotten).write(in: directory)
-        log.removeSegments(drained: drained)
+        segments.append(try CommitLog.makeSegment(number, in: directory, isThere: isReused))
+        if number - 1 != state.drained || state.forgotten != forgotten || !isStateWritten {
+            try LogState(drained: number - 1, forgotten: forgotten).write(in: directory)
+        }
+        let log = CommitLog(directory: directory, segments: segments, forgotten: forgotten)
+        log.removeSegments(drained: number - 1)
         return log
+    }
+
+    /// Of a segment that has been drained only its history is of use; its end, which says where that is, is damaged.
+    private mutating func recoverHistory(of segment: LogSegment) throws(StorageError) {
+        try recover(segment, into: PendingTable(number: segment.number), endsAt: nil, isLast: true)
+        try segment.seal(hasNext: true, syncs: true)
     }
 
     /// The last segment that has more than a header.
@@ -74,8 +88,8 @@ struct LogRecovery {
     ) throws(StorageError) {
         let length: Int
         if let end { length = end } else { length = try segment.file.length(subject: segment.path) }
-        guard try segment.hasHeader() else {
-            // It was only just made.
+        guard segment.hasHeader else {
+            // It was only just being made.
             if isLast, end == nil, length <= LogFormat.segmentHeaderBytes { return }
             throw LogFormat.damaged(segment.path, "not the beginning of segment \(segment.number)")
         }

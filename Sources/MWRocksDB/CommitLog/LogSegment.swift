@@ -7,6 +7,10 @@ final class LogSegment: Sendable {
     let number: UInt64
     let path: String
     let file: FileDescriptor
+    /// In its header, and in that of each frame.
+    let mark: UInt64
+    /// It begins as a segment does: not so one whose making was interrupted.
+    let hasHeader: Bool
     private let contents: Mutex<Contents>
 
     /// What is in it.
@@ -33,11 +37,47 @@ final class LogSegment: Sendable {
         }
     }
 
-    init(number: UInt64, path: String, file: FileDescriptor, _ contents: Contents = Contents()) {
-        self.number = number
-        self.path = path
-        self.file = file
-        self.contents = Mutex(contents)
+    /// Makes the file; it is on stable storage when this returns, but for its name.
+    ///
+    /// - Parameter isThere: There is one without frames, which is begun anew.
+    init(making number: UInt64, at path: String, isThere: Bool) throws(StorageError) {
+        let file = try FileDescriptor(opening: path, isThere ? O_RDWR : O_CREAT | O_EXCL | O_RDWR, mode: 0o600)
+        let mark = UInt64.random(in: 1 ... .max)
+        do throws(StorageError) {
+            try file.truncate(subject: path)
+            var buffer = FrameBuffer()
+            for word in LogSegment.header(number, mark) { buffer.append(word) }
+            try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in unsafe try file.write(bytes, at: 0, subject: path) }
+            try file.sync(subject: path)
+        } catch {
+            file.close()
+            throw error
+        }
+        (self.number, self.path, self.file, self.mark, self.hasHeader) = (number, path, file, mark, true)
+        contents = Mutex(Contents())
+    }
+
+    /// Opens the file as it is.
+    init(opening number: UInt64, at path: String) throws(StorageError) {
+        let file = try FileDescriptor(opening: path, O_RDWR)
+        let header: [UInt64]
+        do throws(StorageError) { header = try LogSegment.integers(of: file, path, at: 0, count: LogSegment.headerWords) } catch {
+            file.close()
+            throw error
+        }
+        hasHeader = header.count == LogSegment.headerWords && header == LogSegment.header(number, header[2])
+        mark = hasHeader ? header[2] : 0
+        (self.number, self.path, self.file) = (number, path, file)
+        contents = Mutex(Contents())
+    }
+
+    private static let headerWords = LogFormat.segmentHeaderBytes / MemoryLayout<UInt64>.size
+
+    static func header(_ number: UInt64, _ mark: UInt64) -> [UInt64] {
+        let words = [LogFormat.segmentMagic, number, mark]
+        var crc = CRC32C()
+        unsafe words.map(\.bigEndian).withUnsafeBytes { unsafe crc.add($0) }
+        return words + [UInt64(crc.value)]
     }
 
     // Readers may have it longer than it is of use: the file is gone from the directory by then, but not from the disk.
@@ -76,7 +116,7 @@ final class LogSegment: Sendable {
         }
         buffer.append(UInt64(contents.end))
         buffer.append(LogFormat.endMagic)
-        buffer.endFrame(.end, flags: 0, of: number, synced: syncs ? contents.end : 0)
+        buffer.endFrame(.end, flags: 0, mark: mark, synced: syncs ? contents.end : 0)
         try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in
             unsafe try file.write(bytes, at: contents.end, subject: path)
         }
@@ -92,14 +132,16 @@ final class LogSegment: Sendable {
         let contents: Contents
     }
 
-    /// Nil if it was not sealed, or the end is damaged: then the frames tell.
+    /// Nil if it was not sealed, the end is damaged, or nothing says that all before it is there: then the frames tell.
     func readEnd() throws(StorageError) -> End? {
         let length = try file.length(subject: path)
         guard length >= LogFormat.segmentHeaderBytes + LogFormat.frameHeaderBytes + LogFormat.trailerBytes else { return nil }
-        let trailer = try integers(at: length - LogFormat.trailerBytes, count: 2)
+        let trailer = try LogSegment.integers(of: file, path, at: length - LogFormat.trailerBytes, count: 2)
         guard trailer.count == 2, trailer[1] == LogFormat.endMagic, trailer[0] < UInt64(length) else { return nil }
         var reader = FrameReader(self, from: Int(trailer[0]), to: length)
-        guard case .frame(let header, let payload) = unsafe try reader.next(), header.kind == .end else { return nil }
+        guard case .frame(let header, let payload) = unsafe try reader.next(), header.kind == .end,
+            header.synced == Int(trailer[0])
+        else { return nil }
         let words = payload.count / MemoryLayout<UInt64>.size
         func word(_ index: Int) -> UInt64 {
             UInt64(bigEndian: unsafe payload.loadUnaligned(fromByteOffset: index * MemoryLayout<UInt64>.size, as: UInt64.self))
@@ -112,19 +154,9 @@ final class LogSegment: Sendable {
         return End(hasNext: word(0) & LogSegment.nextFlag != 0, contents: contents)
     }
 
-    /// Whether the file begins as a segment of its number does; of a file that was only just made nothing may be there.
-    func hasHeader() throws(StorageError) -> Bool {
-        try integers(at: 0, count: 2) == [LogFormat.segmentMagic, number]
-    }
-
-    func writeHeader() throws(StorageError) {
-        var buffer = FrameBuffer()
-        buffer.append(LogFormat.segmentMagic)
-        buffer.append(number)
-        try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in unsafe try file.write(bytes, at: 0, subject: path) }
-    }
-
-    private func integers(at offset: Int, count: Int) throws(StorageError) -> [UInt64] {
+    private static func integers(
+        of file: FileDescriptor, _ path: String, at offset: Int, count: Int
+    ) throws(StorageError) -> [UInt64] {
         var words = [UInt64](repeating: 0, count: count)
         var failure: StorageError?
         var got = 0

@@ -17,6 +17,8 @@ final class PendingTable: @unchecked Sendable {
 
     /// The segment of the log that has the same.
     let number: UInt64
+    /// History up to this revision had been removed when it was closed.
+    var forgotten: UInt64 = 0
     /// Set before the first of it can be in the tables.
     let isBeingDrained = Atomic<Bool>(false)
 
@@ -160,11 +162,12 @@ final class PendingTable: @unchecked Sendable {
     }
 
     /// Lets everybody see what was added.
-    func publish() {
+    func publish() { visible.store(count, ordering: .releasing) }
+
+    /// Sorts what has become visible, once it is much: only the thread that adds calls it, and nobody waits for it.
+    func sortVisible() {
         let (runs, sortedCount) = sorted.withLock { ($0.runs, $0.count) }
-        guard count - sortedCount >= PendingTable.unsortedEntries else {
-            return visible.store(count, ordering: .releasing)
-        }
+        guard count - sortedCount >= PendingTable.unsortedEntries else { return }
         var merged = runs
         unsafe merged.append(sortedEntries(sortedCount..<count) { _ in true })
         // Like a merge sort, whose work is spread: each entry moves a few times, and there are never many runs.
@@ -175,7 +178,6 @@ final class PendingTable: @unchecked Sendable {
         sorted.withLock { [merged, count] sorted in
             sorted.runs = merged
             sorted.count = count
-            visible.store(count, ordering: .releasing)
         }
     }
 
