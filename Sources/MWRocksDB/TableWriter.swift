@@ -5,8 +5,11 @@ import MWStorage
 /// Brings what is pending into RocksDB: as one sorted table, made beside the database and taken in whole.
 struct TableWriter {
     private let database: RocksDBDatabase
+    private let directory: String
     private let path: String
 
+    /// What merging two tables may take for a while, in bytes.
+    private static let mergingBytes = 128 << 20
     /// No name of RocksDB's own.
     private static let fileName = "pending.sst"
     /// Entries between two looks whether to go on.
@@ -17,6 +20,7 @@ struct TableWriter {
 
     init(_ database: RocksDBDatabase, directory: String) {
         self.database = database
+        self.directory = directory
         self.path = directory + "/" + TableWriter.fileName
         // Of one who was killed.
         unsafe unlink(path)
@@ -25,9 +29,13 @@ struct TableWriter {
     /// So many tables wait to be merged that another one should wait itself.
     var hasEnough: Bool { database.unsortedTableCount >= TableWriter.maximumWaitingTables }
 
-    /// - Throws: `ioError` if RocksDB has given up merging tables: there would only ever be more of them, and no error otherwise.
+    /// - Throws: `diskFull`, or `ioError`, if RocksDB has given up merging tables: there would only ever be more of them, and no error otherwise.
     func requireSound() throws(StorageError) {
         guard database.hasBackgroundErrors else { return }
+        // RocksDB says that there was an error, not which.
+        if FileDescriptor.freeBytes(at: directory).map({ $0 < TableWriter.mergingBytes }) ?? false {
+            throw StorageError(errno: ENOSPC, subject: directory)
+        }
         throw StorageError(
             .ioError, subject: path, found: "an error of RocksDB's while it merged tables", remedy: "look at LOG beside it for the reason")
     }

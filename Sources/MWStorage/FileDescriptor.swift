@@ -88,6 +88,13 @@ package struct FileDescriptor: Sendable {
         guard ftruncate(raw, off_t(length)) == 0 else { throw StorageError(errno: errno, subject: subject) }
     }
 
+    /// What the file system of `path` has left for this user, in bytes; nil if it does not say.
+    package static func freeBytes(at path: String) -> Int? {
+        var status = statvfs()
+        guard unsafe statvfs(path, &status) == 0 else { return nil }
+        return Int(clamping: status.f_bavail.multipliedReportingOverflow(by: status.f_frsize).partialValue)
+    }
+
     /// Takes `bytes` of free space for the file.
     package func allocate(bytes: Int, subject: String) throws(StorageError) {
         let reason = posix_fallocate(raw, 0, bytes)
