@@ -307,10 +307,9 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Where it `isWithOthers`, it is encrypted, and may leave a little later in this turn, together with what others are sent.
     package func sendNow(frames: ByteBuffer, isWithOthers: Bool = false) {
         guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
-        var sent = self.writeOutbound(context, sealing: self.tls)
+        if self.outbound.readableBytes > 0 { self.writeOutbound(context, sealing: self.tls) }
         self.write(frames, context, sealing: self.tls)
         if isWithOthers, self.tls != nil { self.loop.sealed(self) } else { self.flush(isDue: true) }
-        self.loop.buffers.giveBack(outbound: &sent)
     }
 
     /// Sends whole frames that others are sent too, after everything written so far: the bytes are shared, not copied.
@@ -380,11 +379,12 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Hands everything written so far to the network; if it `isDue`, also where all of it is encrypted already.
     package func flush(isDue: Bool = false) {
         guard let context = self.context, isDue || self.isScheduledForFlush || self.outbound.readableBytes > 0 else { return }
-        var sent = self.writeOutbound(context)
+        let hasBuffer = self.outbound.capacity > 0
+        var sent = hasBuffer ? self.writeOutbound(context) : ByteBuffer()
         if let tls = self.tls { tls.flush() } else { context.flush() }
         self.unflushedBytes = 0
         // By now the TLS handler has encrypted it and let go of it.
-        self.loop.buffers.giveBack(outbound: &sent)
+        if hasBuffer { self.loop.buffers.giveBack(outbound: &sent) }
     }
 
     /// Encrypts everything written so far, which leaves with the next flush.
@@ -397,7 +397,6 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Returns what was written: its storage is free to be used again after the next flush, or at once if sealed.
     @discardableResult
     private func writeOutbound(_ context: ChannelHandlerContext, sealing tls: TLSHandler? = nil) -> ByteBuffer {
-        guard self.outbound.capacity > 0 else { return ByteBuffer() }
         let sent = self.outbound
         self.outbound = ByteBuffer()
         if sent.readableBytes > 0 { self.write(sent, context, sealing: tls) }

@@ -34,7 +34,6 @@ package final class BufferPool {
 
     /// Takes a buffer's storage back, if nobody else holds it.
     package func giveBack(outbound buffer: inout ByteBuffer) {
-        guard buffer.storageCapacity > 0 else { return }
         outbound.value.give(&buffer, maximumCapacity: Self.maximumOutboundBytes)
     }
 
