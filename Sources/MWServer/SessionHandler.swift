@@ -60,6 +60,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         @inline(__always) _modify { yield &self.machineBox.value }
     }
     private var context: ChannelHandlerContext?
+    private var tls: TLSHandler?
     private var phase = Phase.open
     private var end: SessionEnd?
     private var holds: Holds = []
@@ -105,6 +106,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         self.machine.isReturningInput = true
+        self.tls = try? context.pipeline.syncOperations.handler(type: TLSHandler.self)
         context.triggerUserOutboundEvent(TLSPlaintextReturned(), promise: nil)
         self.loop.sessionOpened(self)
         if !context.channel.isActive { self.connectionEnded() }
@@ -112,7 +114,7 @@ package final class SessionHandler: ChannelDuplexHandler {
 
     package func handlerRemoved(context: ChannelHandlerContext) {
         self.connectionEnded()
-        self.context = nil
+        (self.context, self.tls) = (nil, nil)
     }
 
     // MARK: Reading
@@ -300,16 +302,14 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.outbound.writeImmutableBuffer(frames)
     }
 
-    /// Sends whole frames after everything written so far, and hands all of it to the network: by the end of the call nobody holds `frames`
-    /// any more, unless this is inside a read burst. Messages may be taken, and ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
-    package func sendNow(frames: ByteBuffer) {
+    /// Sends whole frames after everything written so far, and hands all of it to the network, unless this is inside a read burst: by the end
+    /// of the call nobody holds `frames` any more. Messages may be taken, and ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
+    /// Where it `isWithOthers`, it is encrypted, and may leave a little later in this turn, together with what others are sent.
+    package func sendNow(frames: ByteBuffer, isWithOthers: Bool = false) {
         guard self.machine.state == .open, let context = self.context, frames.readableBytes > 0 else { return }
-        let hasOutbound = self.outbound.readableBytes > 0
-        var sent = hasOutbound ? self.writeOutbound(context) : ByteBuffer()
-        self.write(frames, context)
-        context.flush()
-        self.unflushedBytes = 0
-        if hasOutbound { self.loop.buffers.giveBack(outbound: &sent) }
+        if self.outbound.readableBytes > 0 { self.writeOutbound(context, sealing: self.tls) }
+        self.write(frames, context, sealing: self.tls)
+        if isWithOthers, self.tls != nil { self.loop.sealed(self) } else { self.flush(isDue: true) }
     }
 
     /// Sends whole frames that others are sent too, after everything written so far: the bytes are shared, not copied.
@@ -376,33 +376,38 @@ package final class SessionHandler: ChannelDuplexHandler {
         if self.outbound.readableBytes >= Self.flushThresholdBytes { self.flush() }
     }
 
-    /// Hands everything written so far to the network.
-    package func flush() {
-        guard let context = self.context else { return }
-        let hasOutbound = self.outbound.readableBytes > 0
-        guard hasOutbound || self.isScheduledForFlush else { return }
-        var sent = self.writeOutbound(context)
-        context.flush()
+    /// Hands everything written so far to the network; if it `isDue`, also where all of it is encrypted already.
+    package func flush(isDue: Bool = false) {
+        guard let context = self.context, isDue || self.isScheduledForFlush || self.outbound.readableBytes > 0 else { return }
+        let hasBuffer = self.outbound.capacity > 0
+        var sent = hasBuffer ? self.writeOutbound(context) : ByteBuffer()
+        if let tls = self.tls { tls.flush() } else { context.flush() }
         self.unflushedBytes = 0
         // By now the TLS handler has encrypted it and let go of it.
+        if hasBuffer { self.loop.buffers.giveBack(outbound: &sent) }
+    }
+
+    /// Encrypts everything written so far, which leaves with the next flush.
+    func seal() {
+        guard let context = self.context, let tls = self.tls, self.outbound.readableBytes > 0 else { return }
+        var sent = self.writeOutbound(context, sealing: tls)
         self.loop.buffers.giveBack(outbound: &sent)
     }
 
-    /// Returns what was written: its storage is free to be used again after the next flush.
+    /// Returns what was written: its storage is free to be used again after the next flush, or at once if sealed.
     @discardableResult
-    private func writeOutbound(_ context: ChannelHandlerContext) -> ByteBuffer {
+    private func writeOutbound(_ context: ChannelHandlerContext, sealing tls: TLSHandler? = nil) -> ByteBuffer {
         let sent = self.outbound
         self.outbound = ByteBuffer()
-        guard sent.readableBytes > 0 else { return sent }
-        self.write(sent, context)
+        if sent.readableBytes > 0 { self.write(sent, context, sealing: tls) }
         return sent
     }
 
-    private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
+    private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext, sealing tls: TLSHandler? = nil) {
         self.loop.counters.sentBytes &+= UInt64(bytes.readableBytes)
         self.tally.value.writtenBytes &+= bytes.readableBytes
         self.unflushedBytes += bytes.readableBytes
-        context.write(self.wrapOutboundOut(bytes), promise: nil)
+        if let tls { tls.seal(bytes) } else { context.write(self.wrapOutboundOut(bytes), promise: nil) }
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -546,13 +551,8 @@ package final class SessionHandler: ChannelDuplexHandler {
 
     private func closeReceived(_ code: CloseCode?, _ reason: String) {
         // RFC 6455 §7.1.1: the server closes the TCP connection first.
-        self.end = self.end ?? SessionEnd(.client, .normal, code, Self.printable(reason))
+        self.end = self.end ?? SessionEnd(.client, .normal, code, reason.printable)
         self.closeTransport()
-    }
-
-    /// What a peer says goes into the log as one line, whatever it says.
-    private static func printable(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
     }
 
     private func violated(_ error: WebSocketError) {

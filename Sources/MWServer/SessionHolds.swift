@@ -27,3 +27,10 @@ extension SessionHandler {
         var writtenBytes = 0
     }
 }
+
+extension String {
+    /// What a peer says goes into the log as one line, whatever it says.
+    var printable: String {
+        String(String.UnicodeScalarView(self.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
+    }
+}

@@ -34,6 +34,10 @@ package final class SessionLoop {
     private var openings: [OpeningHandler] = []
     private var refusalLines: EventBudget
     private var unflushed: [SessionHandler] = []
+    /// Those of whom everything is encrypted, and not handed to the network.
+    private var sealed: [SessionHandler] = []
+    /// How many are handed to the network together, next.
+    private var groupSize = 1
     private var resumable: [SessionHandler] = []
     private var waiting: [() -> Void] = []
     private var isWaitingScheduled = false
@@ -242,6 +246,30 @@ package final class SessionLoop {
 
     // MARK: Turns
 
+    // What many sessions are sent is encrypted for several of them, and then handed to the network for these, one behind the other: a peer that
+    // has many of them is woken once for several, not once for each. The first is alone, for it need not wait, then there are two, four, and
+    // so on.
+
+    /// Sessions that are flushed together: 8. Beyond, little is gained, and the first one waits.
+    private static let maximumGroupSize = 8
+
+    /// What `session` was sent so far is encrypted: flushes it soon, with others, at the latest at the end of this turn.
+    func sealed(_ session: SessionHandler) {
+        guard !session.isScheduledForFlush else { return }
+        session.isScheduledForFlush = true
+        self.sealed.append(session)
+        if self.sealed.count >= self.groupSize { self.flushSealed() } else { self.scheduleTurnEnd() }
+    }
+
+    private func flushSealed() {
+        self.groupSize = min(2 * self.groupSize, Self.maximumGroupSize)
+        while let session = self.sealed.popLast() {
+            // Before: what is written meanwhile is to be asked for anew.
+            session.isScheduledForFlush = false
+            session.flush(isDue: true)
+        }
+    }
+
     /// Flushes `session` when everything that is ready on this loop has run.
     func scheduleFlush(_ session: SessionHandler) {
         guard !session.isScheduledForFlush else { return }
@@ -278,16 +306,19 @@ package final class SessionLoop {
 
     private func endTurn() {
         self.isInTurn = true
-        while !self.resumable.isEmpty || !self.unflushed.isEmpty {
+        repeat {
+            self.flushSealed()
             while let session = self.resumable.popLast() {
                 session.isScheduledForResume = false
                 session.resumeIfReading()
             }
             while let session = self.unflushed.popLast() {
-                session.flush()
-                session.isScheduledForFlush = false
+                session.seal()
+                self.sealed.append(session)
+                if self.sealed.count >= self.groupSize || self.unflushed.isEmpty { self.flushSealed() }
             }
-        }
+        } while !self.resumable.isEmpty || !self.unflushed.isEmpty || !self.sealed.isEmpty
+        self.groupSize = 1
         self.isInTurn = false
         self.factory?.turnEnded()
     }

@@ -39,12 +39,10 @@ struct CommitOverlay {
 
     init() { slots = Array(repeating: 0, count: CommitOverlay.initialSlots) }
 
-    static func hash(_ key: UnsafeRawBufferPointer) -> Int {
-        // Seeded anew in each process: nobody can choose keys that collide.
-        var hasher = Hasher()
-        unsafe hasher.combine(bytes: key)
-        return hasher.finalize()
-    }
+    /// Of this process alone: nobody can choose keys that collide.
+    private static let keyHash = KeyHash()
+
+    static func hash(_ key: UnsafeRawBufferPointer) -> Int { unsafe keyHash(key) }
 
     func find(_ key: UnsafeRawBufferPointer, _ hash: Int, in batch: borrowing WriteBatch) -> Int? {
         let mask = slots.count - 1

@@ -5,6 +5,8 @@ struct HistoryLedger {
         var bytes: Int
         /// When its first revision was made.
         let began: Duration
+        /// What is made later is another span's. Worked out once: a division of durations is dear.
+        let end: Duration
     }
 
     /// Oldest first.
@@ -33,7 +35,8 @@ struct HistoryLedger {
         for index in 1...spanCount {
             let (high, low) = count.multipliedFullWidth(by: index)
             let end = compacted.number + spanCount.dividingFullWidth((high, low)).quotient
-            spans.append(Span(last: Revision(end), bytes: bytes / Int(spanCount), began: try time(Revision(first))))
+            let began = try time(Revision(first))
+            spans.append(Span(last: Revision(end), bytes: bytes / Int(spanCount), began: began, end: began))
             first = end + 1
         }
         spans[0].bytes += bytes % Int(spanCount)
@@ -48,7 +51,8 @@ struct HistoryLedger {
             spans[last].last = revision
             spans[last].bytes += bytes
         } else {
-            spans.append(Span(last: revision, bytes: bytes, began: now))
+            let end = now + limits.maximumHistoryAge / HistoryLedger.spansPerBound
+            spans.append(Span(last: revision, bytes: bytes, began: now, end: end))
         }
     }
 
@@ -57,7 +61,7 @@ struct HistoryLedger {
         let parts = HistoryLedger.spansPerBound
         return Int(span.last.number - first.number) < max(1, limits.maximumHistoryRevisions / parts)
             && span.bytes + bytes <= max(1, limits.maximumHistoryBytes / parts)
-            && now - span.began <= limits.maximumHistoryAge / parts
+            && now <= span.end
     }
 
     /// Forgets whole spans until the bounds are kept.

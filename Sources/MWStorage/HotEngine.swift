@@ -1,9 +1,20 @@
 /// An engine behind a cache of what clients' keys hold: a put fills it, a remove empties it, a read that misses it brings what it found.
 ///
 /// The cache has the keys as clients call them, and is asked first by who can do without the engine: a hit needs none.
-final class HotEngine: StorageEngine {
+final class HotEngine: StorageEngine, @unchecked Sendable {
+    // Safety: `writes` is used by who applies batches, one at a time; the rest is immutable.
     private let engine: any StorageEngine
     private let values: HotValues
+    /// Reused from batch to batch.
+    private var writes: [Write] = []
+
+    /// Of clients' keys in the batch that is being applied: they lie in it.
+    @safe
+    private struct Write {
+        let write: HotValues.Write
+        let key: UnsafeRawBufferPointer
+        let value: UnsafeRawBufferPointer?
+    }
 
     init(_ engine: any StorageEngine, _ values: HotValues) {
         self.engine = engine
@@ -28,34 +39,24 @@ final class HotEngine: StorageEngine {
     }
 
     func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
-        var hashes: [Int] = []
+        var writes: [Write] = []
+        swap(&writes, &self.writes)
         unsafe batch.forEach { change in
-            guard let key = unsafe HotEngine.dataKey(of: change) else { return }
-            let hash = unsafe values.hash(of: key)
-            hashes.append(hash)
-            let valueBytes = if case .put(_, let value) = unsafe change { value.count } else { 0 }
-            unsafe values.writeBegan(key, valueBytes: valueBytes, hash: hash)
+            switch unsafe change {
+            case .put(let key, let value):
+                guard let key = unsafe HotEngine.dataKey(key) else { return }
+                writes.append(unsafe Write(write: values.writeBegan(key, valueBytes: value.count), key: key, value: value))
+            case .remove(let key):
+                guard let key = unsafe HotEngine.dataKey(key) else { return }
+                writes.append(unsafe Write(write: values.writeBegan(key, valueBytes: 0), key: key, value: nil))
+            }
         }
         var failure: StorageError?
         do throws(StorageError) { try engine.apply(batch, sync: sync) } catch { failure = error }
-        var position = 0
-        unsafe batch.forEach { change in
-            guard let key = unsafe HotEngine.dataKey(of: change) else { return }
-            let hash = hashes[position]
-            position += 1
-            if failure == nil, case .put(_, let value) = unsafe change {
-                unsafe values.writeEnded(key, value, hash: hash)
-            } else {
-                unsafe values.writeEnded(key, nil, hash: hash)
-            }
-        }
+        for write in writes { unsafe values.writeEnded(write.write, write.key, failure == nil ? write.value : nil) }
+        writes.removeAll(keepingCapacity: writes.capacity <= StorageLimits.maximumIdleCommitRequests)
+        swap(&writes, &self.writes)
         if let failure { throw failure }
-    }
-
-    private static func dataKey(of change: EngineChange) -> UnsafeRawBufferPointer? {
-        switch unsafe change {
-        case .put(let key, _), .remove(let key): unsafe dataKey(key)
-        }
     }
 
     /// What clients call an engine's key; nil if it is none of theirs.

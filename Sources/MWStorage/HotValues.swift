@@ -48,10 +48,6 @@ final class HotValues: @unchecked Sendable {
         fileprivate let version: UInt64?
     }
 
-    /// What the other methods want to be told of a key.
-    @inline(__always)
-    func hash(of key: UnsafeRawBufferPointer) -> Int { unsafe hash(key) }
-
     /// Calls `body` with the value under `key`, borrowed for that call, if it is here. `body` must not call the store.
     ///
     /// - Returns: After a miss, what ``fill(_:_:_:)`` needs; nil after a hit.
@@ -78,24 +74,33 @@ final class HotValues: @unchecked Sendable {
         }
     }
 
-    /// Before a write of `key` is handed to the engine. One ``writeEnded(_:_:hash:)`` follows.
-    ///
-    /// - Parameters:
-    ///   - valueBytes: Of the value that it will have, to make room for it; 0 if it is removed.
-    ///   - hash: ``hash(of:)``
-    func writeBegan(_ key: UnsafeRawBufferPointer, valueBytes: Int, hash: Int) {
-        let room = valueBytes <= HotValues.maximumValueBytes ? valueBytes : 0
-        unsafe shards[HotValues.shard(of: hash)].withLock { table in unsafe table.writeBegan(key, room: room, hash) }
+    /// A write that is under way, and where its key is meanwhile.
+    @safe
+    struct Write: @unchecked Sendable {
+        // Safety: what it points to is touched under the shard's lock only.
+        fileprivate let hash: Int
+        // It stays where it is until its last write has ended.
+        fileprivate let entry: UnsafeMutablePointer<HotEntry>
     }
 
-    /// The engine has done the write, and every later read of it sees it; or it has failed.
+    /// Before a write of `key` is handed to the engine. One ``writeEnded(_:_:_:)`` follows.
     ///
-    /// - Parameters:
-    ///   - value: What is under `key` now; nil if it was removed, if nobody can say, or if it is not worth its place.
-    ///   - hash: ``hash(of:)``
-    func writeEnded(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?, hash: Int) {
+    /// - Parameter valueBytes: Of the value that it will have, to make room for it; 0 if it is removed.
+    @inline(__always)
+    func writeBegan(_ key: UnsafeRawBufferPointer, valueBytes: Int) -> Write {
+        let hash = unsafe hash(key)
+        let room = valueBytes <= HotValues.maximumValueBytes ? valueBytes : 0
+        return unsafe shards[HotValues.shard(of: hash)].withLock { table in
+            unsafe Write(hash: hash, entry: table.writeBegan(key, room: room, hash))
+        }
+    }
+
+    /// The engine has done the write of `key`, and every later read of it sees it; or it has failed.
+    ///
+    /// - Parameter value: What is under `key` now; nil if it was removed, if nobody can say, or if it is not worth its place.
+    func writeEnded(_ write: Write, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?) {
         let kept = unsafe (value?.count ?? 0) <= HotValues.maximumValueBytes ? value : nil
-        unsafe shards[HotValues.shard(of: hash)].withLock { table in unsafe table.writeEnded(key, kept, hash) }
+        unsafe shards[HotValues.shard(of: write.hash)].withLock { table in unsafe table.writeEnded(write.entry, key, kept, write.hash) }
     }
 
     /// Forgets everything: what comes next is read from the engine, and what was read from it before is not kept.
@@ -196,14 +201,13 @@ struct HotTable: ~Copyable, @unchecked Sendable {
 
     mutating func set(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ hash: Int) {
         if let entry = unsafe find(key, hash) {
-            // The usual put has a value as long as the one before.
             if unsafe Int(entry.pointee.valueBytes) == value.count { return unsafe HotTable.fill(entry, value) }
             unsafe remove(key, hash)
         }
         if let entry = unsafe insert(key, room: value.count, hash) { unsafe HotTable.fill(entry, value) }
     }
 
-    mutating func writeBegan(_ key: UnsafeRawBufferPointer, room: Int, _ hash: Int) {
+    mutating func writeBegan(_ key: UnsafeRawBufferPointer, room: Int, _ hash: Int) -> UnsafeMutablePointer<HotEntry> {
         version &+= 1
         writesUnderWay += 1
         // Whatever room there is, the key has its place: a reader must find that a write is under way.
@@ -213,17 +217,23 @@ struct HotTable: ~Copyable, @unchecked Sendable {
         guard let entry = unsafe place else { preconditionFailure("what is needed has a place") }
         if unsafe entry.pointee.writers == 0 { entriesBeingWritten += 1 }
         unsafe entry.pointee.writers += 1
+        return unsafe entry
     }
 
-    mutating func writeEnded(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?, _ hash: Int) {
+    /// - Parameter key: Not the one in the entry, which may go.
+    mutating func writeEnded(
+        _ entry: UnsafeMutablePointer<HotEntry>, _ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?, _ hash: Int
+    ) {
         version &+= 1
         writesUnderWay -= 1
-        guard let entry = unsafe find(key, hash) else { preconditionFailure("a write begins before it ends") }
+        precondition(unsafe entry.pointee.writers > 0, "a write begins before it ends")
         unsafe entry.pointee.writers -= 1
         // Of several writes of one key in one batch the engine shows the last.
         guard unsafe entry.pointee.writers == 0 else { return }
         entriesBeingWritten -= 1
-        if let value = unsafe value { unsafe set(key, value, hash) } else { unsafe remove(key, hash) }
+        guard let value = unsafe value else { return unsafe remove(key, hash) }
+        // The usual put has a value as long as the one before.
+        if unsafe Int(entry.pointee.valueBytes) == value.count { unsafe HotTable.fill(entry, value) } else { unsafe set(key, value, hash) }
     }
 
     /// A new entry, without its value.

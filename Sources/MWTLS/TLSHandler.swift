@@ -402,10 +402,25 @@ package final class TLSHandler: ChannelDuplexHandler {
         }
     }
 
+    /// Writes `plaintext` behind what was written before, and encrypts it at once: nobody holds it any more. It leaves with the next flush.
+    package func seal(_ plaintext: ByteBuffer) {
+        guard state == .open, let context, encrypt(context) else { return }
+        _ = encrypt(plaintext, context)
+    }
+
+    /// As a flush from behind this handler.
+    package func flush() {
+        if let context { flush(context: context) }
+    }
+
     private func encrypt(_ context: ChannelHandlerContext) -> Bool {
         guard unflushedPlaintext.readableBytes > 0 else { return true }
         let plaintext = unflushedPlaintext
         unflushedPlaintext = ByteBuffer()
+        return encrypt(plaintext, context)
+    }
+
+    private func encrypt(_ plaintext: ByteBuffer, _ context: ChannelHandlerContext) -> Bool {
         if let buffers { session.useOutbound(buffers.takeOutbound()) }
         do {
             try session.write(plaintext)

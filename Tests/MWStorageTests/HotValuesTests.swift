@@ -24,15 +24,28 @@ import Testing
         unsafe key.withUnsafeBytes { key in unsafe value.withUnsafeBytes { unsafe cache.fill(key, $0, ticket) } }
     }
 
+    /// Those that are under way.
+    private final class Writes: Sendable {
+        struct Place: Hashable {
+            let cache: ObjectIdentifier
+            let key: [UInt8]
+        }
+        let underWay = Mutex<[Place: [HotValues.Write]]>([:])
+    }
+
+    private let writes = Writes()
+
     private func began(_ cache: HotValues, _ key: [UInt8], valueBytes: Int) {
-        unsafe key.withUnsafeBytes { key in unsafe cache.writeBegan(key, valueBytes: valueBytes, hash: cache.hash(of: key)) }
+        let write = unsafe key.withUnsafeBytes { key in unsafe cache.writeBegan(key, valueBytes: valueBytes) }
+        writes.underWay.withLock { $0[Writes.Place(cache: ObjectIdentifier(cache), key: key), default: []].append(write) }
     }
 
     private func ended(_ cache: HotValues, _ key: [UInt8], _ value: [UInt8]?) {
+        let place = Writes.Place(cache: ObjectIdentifier(cache), key: key)
+        guard let write = writes.underWay.withLock({ $0[place]?.popLast() }) else { preconditionFailure("a write begins before it ends") }
         unsafe key.withUnsafeBytes { key in
-            let hash = unsafe cache.hash(of: key)
-            guard let value else { return unsafe cache.writeEnded(key, nil, hash: hash) }
-            unsafe value.withUnsafeBytes { unsafe cache.writeEnded(key, $0, hash: hash) }
+            guard let value else { return unsafe cache.writeEnded(write, key, nil) }
+            unsafe value.withUnsafeBytes { unsafe cache.writeEnded(write, key, $0) }
         }
     }
 

@@ -74,6 +74,33 @@ import Testing
         #expect(wire.client.errors.isEmpty)
     }
 
+    // Method: something is written before, between and behind what is sealed; then once more, and the channel closes without a flush.
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `What is sealed leaves with the next flush or the close, in its order, and nobody holds its buffer`(
+        version: TLSPolicy.Version
+    ) throws {
+        let wire = try Wire(version)
+        wire.run()
+        let handler = try wire.server.channel.pipeline.syncOperations.handler(type: TLSHandler.self)
+        wire.server.channel.write(ByteBuffer(string: "first;"), promise: nil)
+        var sealed = ByteBuffer(string: "second;")
+        handler.seal(sealed)
+        #expect(sealed.modifyIfUniquelyOwned { _ in true } == true)
+        wire.server.channel.write(ByteBuffer(string: "third;"), promise: nil)
+        handler.seal(ByteBuffer())
+        #expect(try wire.server.channel.readOutbound(as: ByteBuffer.self) == nil)
+        handler.flush()
+        let ciphertext = try #require(try wire.server.channel.readOutbound(as: ByteBuffer.self))
+        #expect(try wire.server.channel.readOutbound(as: ByteBuffer.self) == nil)
+        try wire.client.channel.writeInbound(ciphertext)
+        #expect(wire.client.received == "first;second;third;")
+        handler.seal(ByteBuffer(string: "last;"))
+        wire.server.channel.close(promise: nil)
+        wire.run()
+        #expect(wire.client.received == "first;second;third;last;")
+        #expect(wire.client.errors.isEmpty)
+    }
+
     @Test("What is written and flushed during the handshake arrives after it", arguments: TLSPolicy.Version.allCases)
     func earlyWrite(version: TLSPolicy.Version) throws {
         let wire = try Wire(version)

@@ -311,10 +311,7 @@ private struct NativeValueReply {
     /// Fills ``byteCount`` bytes.
     func write(into bytes: UnsafeMutableRawBufferPointer) {
         var cursor = unsafe ByteCursor(bytes)
-        cursor.write(UInt32(truncatingIfNeeded: self.byteCount - MemoryLayout<UInt32>.size))
-        cursor.write(UInt16(NativeRole.reply.rawValue) << 8)
-        cursor.write(NativeRequestKind.get.rawValue)
-        cursor.write(self.id.rawValue)
+        cursor.writeHeader(ofReplyTo: .get, self.id)
         cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
         if let stored = self.stored {
             cursor.write(3, stored.revision.native)
@@ -327,43 +324,6 @@ private struct NativeValueReply {
         cursor.write(Self.revisionTag, self.revision.native)
         // What is not written was somebody else's.
         precondition(cursor.isAtEnd, "an answer is as long as was said")
-    }
-}
-
-/// Writes one after the other, big-endian, into memory that has room for it.
-@safe
-private struct ByteCursor {
-    private let bytes: UnsafeMutableRawBufferPointer
-    private var offset = 0
-
-    init(_ bytes: UnsafeMutableRawBufferPointer) { unsafe self.bytes = bytes }
-
-    var isAtEnd: Bool { unsafe self.offset == self.bytes.count }
-
-    @inline(__always)
-    mutating func write<Integer: FixedWidthInteger & BitwiseCopyable>(_ integer: Integer) {
-        unsafe self.bytes.storeBytes(of: integer.bigEndian, toByteOffset: self.offset, as: Integer.self)
-        self.offset += MemoryLayout<Integer>.size
-    }
-
-    /// A field's header.
-    @inline(__always)
-    mutating func write(_ tag: NativeTag, _ length: UInt32) {
-        self.write(tag.rawValue)
-        self.write(length)
-    }
-
-    /// A field whose value is an integer.
-    @inline(__always)
-    mutating func write(_ tag: NativeTag, _ integer: Int64) {
-        self.write(tag, UInt32(MemoryLayout<Int64>.size))
-        self.write(integer)
-    }
-
-    @inline(__always)
-    mutating func write(_ bytes: UnsafeRawBufferPointer) {
-        unsafe UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset...]).copyMemory(from: bytes)
-        self.offset += bytes.count
     }
 }
 

@@ -2,8 +2,7 @@ internal import MWProtocol
 internal import MWStorage
 internal import NIOCore
 
-// Entries and outcomes, written straight into the outbound buffer. The fields are those of NativeEntry and NativeWritten in MWProtocol;
-// what is empty or absent is left out.
+// Entries, written straight into the outbound buffer. The fields are those of NativeEntry in MWProtocol; what is empty or absent is left out.
 
 extension Revision {
     /// On the wire.
@@ -67,15 +66,6 @@ extension ByteBuffer {
                     tag, key: key, value: value, entry.revision, entry.lease, isWithoutValue: isWithoutValue)
             }
         }
-    }
-
-    /// Appends the fields of what a write did.
-    @inline(__always)
-    mutating func writeNativeWritten(_ written: Written) {
-        let integerBytes = UInt32(MemoryLayout<Int64>.size)
-        self.writeMultipleIntegers(
-            1 as UInt16, integerBytes, written.revision.native, 3 as UInt16, integerBytes, Int64(written.changes))
-        if written.isRepeated { self.writeNativeTruth(2) }
     }
 
     /// Appends a field whose value is yes.

@@ -51,7 +51,11 @@ extension NativeWatches {
             }
             session.loop.counters.watchEventsSent &+= UInt64(messages.count)
             // Nothing follows: the first watcher need not wait until all have theirs.
-            if isLast, self.count == 1 { session.sendNow(frames: messages.bytes) } else { session.send(frames: messages.bytes) }
+            if isLast, self.count == 1 {
+                session.sendNow(frames: messages.bytes, isWithOthers: true)
+            } else {
+                session.send(frames: messages.bytes)
+            }
         }
     }
 

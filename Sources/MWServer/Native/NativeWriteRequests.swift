@@ -1,5 +1,6 @@
 internal import MWProtocol
 internal import MWStorage
+internal import MWWebSocket
 internal import NIOCore
 
 // Writes: handed to storage with those of every other connection of the event loop, and answered when they are on stable storage. Nothing is
@@ -8,16 +9,17 @@ internal import NIOCore
 extension NativeSession {
     func put(_ frame: NativeFrame, in session: SessionHandler) {
         session.loop.counters.putRequests &+= 1
-        let principal = session.info.principal
         do throws(NativeFailure) {
             let terms = try reading { () throws(ProtocolError) in
-                try NativeKeyTerms(ofPut: frame.fields, principal.grants, maximumKeys: session.loop.limits.maximumKeysPerRequest)
+                try NativeKeyTerms(ofPut: frame.fields, session.grants, maximumKeys: session.loop.limits.maximumKeysPerRequest)
             }
             try self.admit(terms, .write, .put, in: session)
             let writeID = try terms.writeID?.identifier
             let lease = try terms.lease.map { (number) throws(NativeFailure) in try LeaseID(native: number) }
+            // Whose they are; most puts have neither.
+            let principal = writeID == nil && lease == nil ? "" : session.info.principal.name
             try self.submit(.put, frame.id, in: session) { (submitter, token) throws(StorageError) in
-                try submitter.submit(token: token, writeID: writeID, principal: principal.name, lease: lease) {
+                try submitter.submit(token: token, writeID: writeID, principal: principal, lease: lease) {
                     (batch) throws(StorageError) in
                     try unsafe Self.forEachField(frame.fields) { (bytes) throws(StorageError) in
                         guard let pair = try? unsafe NativePairBytes(bytes) else { preconditionFailure("it has been read before") }
@@ -32,15 +34,15 @@ extension NativeSession {
 
     func remove(_ frame: NativeFrame, in session: SessionHandler) {
         session.loop.counters.removeRequests &+= 1
-        let principal = session.info.principal
         do throws(NativeFailure) {
             let terms = try reading { () throws(ProtocolError) in
-                try NativeKeyTerms(ofRemove: frame.fields, principal.grants, maximumKeys: session.loop.limits.maximumKeysPerRequest)
+                try NativeKeyTerms(ofRemove: frame.fields, session.grants, maximumKeys: session.loop.limits.maximumKeysPerRequest)
             }
             try self.admit(terms, .write, .remove, in: session)
             let writeID = try terms.writeID?.identifier
+            let principal = writeID == nil ? "" : session.info.principal.name
             try self.submit(.remove, frame.id, in: session) { (submitter, token) throws(StorageError) in
-                try submitter.submit(token: token, writeID: writeID, principal: principal.name) { (batch) throws(StorageError) in
+                try submitter.submit(token: token, writeID: writeID, principal: principal) { (batch) throws(StorageError) in
                     try unsafe Self.forEachField(frame.fields) { (key) throws(StorageError) in try unsafe batch.remove(key: key) }
                 }
             }
@@ -253,8 +255,8 @@ extension NativeSession: PendingRequestOwner {
         let (id, session) = (request.id, request.session)
         switch (kind, result) {
         case (.put, .written(let written)), (.remove, .written(let written)), (.revokeLease, .written(let written)):
-            self.reply(to: kind, id, expectedBytes: 64, in: session) { (buffer) throws(NativeFailure) in buffer.writeNativeWritten(written)
-            }
+            let reply = NativeWrittenReply(kind, id, written)
+            unsafe session.send(.binary, payloadBytes: reply.byteCount) { unsafe reply.write(into: $0) }
         case (.transaction, .transaction(let outcome)): self.reply(outcome, to: request)
         case (.allocatePrefix, .prefix(let prefix, let isRepeated)):
             var reply = NativePrefix()
