@@ -106,6 +106,8 @@ package final class TLSHandler: ChannelDuplexHandler {
         self.step = HandshakeStep(context)
     }
 
+    deinit { gate?.retire(step) }
+
     // MARK: Lifecycle
 
     package func handlerAdded(context: ChannelHandlerContext) {

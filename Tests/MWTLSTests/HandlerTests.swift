@@ -260,6 +260,26 @@ import Testing
         #expect(gate.waitingCount == 0)
     }
 
+    @Test func `What OpenSSL made of a peer is freed where it was made; of one that said nothing it made nothing`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        var silent: Wire? = try Wire(.tls13, loop: loop, gate: gate)
+        try silent?.server.channel.close().wait()
+        silent = nil
+        #expect(queue.count == 0)
+        var wire: Wire? = try Wire(.tls13, loop: loop, gate: gate)
+        try wire?.deliverToServer()
+        queue.runFirst()
+        loop.run()
+        try wire?.server.channel.close().wait()
+        wire = nil
+        loop.run()
+        #expect(queue.count == 1)
+        queue.runFirst()
+        #expect(queue.count == 0)
+    }
+
     @Test func `What comes while a step is away is taken when it is back`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
