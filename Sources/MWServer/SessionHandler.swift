@@ -60,6 +60,8 @@ package final class SessionHandler: ChannelDuplexHandler {
         @inline(__always) _modify { yield &self.machineBox.value }
     }
     private var context: ChannelHandlerContext?
+    /// What is behind it may hold what the channel does not know of yet.
+    private var tls: TLSHandler?
     private var phase = Phase.open
     private var end: SessionEnd?
     private var holds: Holds = []
@@ -106,6 +108,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.context = context
         self.machine.isReturningInput = true
         context.triggerUserOutboundEvent(TLSPlaintextReturned(), promise: nil)
+        self.tls = try? context.pipeline.syncOperations.handler(type: TLSHandler.self)
         self.loop.sessionOpened(self)
         if !context.channel.isActive { self.connectionEnded() }
     }
@@ -113,6 +116,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func handlerRemoved(context: ChannelHandlerContext) {
         self.connectionEnded()
         self.context = nil
+        self.tls = nil
     }
 
     // MARK: Reading
@@ -362,7 +366,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Those of them that were handed to it.
     private var bufferedBytes: Int {
         let buffered = try? self.context?.channel.syncOptions?.getOption(.bufferedWritableBytes)
-        return buffered ?? 0
+        return (buffered ?? 0) + (self.tls?.pendingPlaintextBytes ?? 0)
     }
 
     private func prepareOutbound() {
@@ -384,7 +388,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         var sent = self.writeOutbound(context)
         context.flush()
         self.unflushedBytes = 0
-        // By now the TLS handler has encrypted it and let go of it.
+        // By now the TLS handler has encrypted it and let go of it, unless it is much.
         self.loop.buffers.giveBack(outbound: &sent)
     }
 
@@ -406,7 +410,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable {
+        if context.channel.isWritable, self.tls?.isBackedUp != true {
             self.unwritableSince = nil
             self.machine.isOutputBackedUp = false
             if self.machine.writePendingPong(to: &self.outbound) { self.flush() }
@@ -548,11 +552,6 @@ package final class SessionHandler: ChannelDuplexHandler {
         // RFC 6455 §7.1.1: the server closes the TCP connection first.
         self.end = self.end ?? SessionEnd(.client, .normal, code, Self.printable(reason))
         self.closeTransport()
-    }
-
-    /// What a peer says goes into the log as one line, whatever it says.
-    private static func printable(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
     }
 
     private func violated(_ error: WebSocketError) {

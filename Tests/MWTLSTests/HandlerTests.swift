@@ -406,7 +406,8 @@ final class Wire {
     init(
         _ version: TLSPolicy.Version, _ pair: (server: TLSMaterial, client: TLSMaterial)? = nil,
         loop: EmbeddedEventLoop = EmbeddedEventLoop(),
-        gate: HandshakeGate? = nil, _ change: (inout TLSPolicy) -> Void = { _ in }
+        gate: HandshakeGate? = nil, turns: (any TLSTurns)? = nil, socket: (any ChannelHandler)? = nil,
+        _ change: (inout TLSPolicy) -> Void = { _ in }
     ) throws {
         let pair = try pair ?? TestAuthority().materialPair()
         self.loop = loop
@@ -414,9 +415,10 @@ final class Wire {
         server = End(loop)
         let serverContext = try TLSContext(server: pair.server, policy: policy(version, change))
         let clientContext = try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(version, change))
+        if let socket { try server.channel.pipeline.syncOperations.addHandler(socket) }
         try server.channel.pipeline.syncOperations.addHandlers([
             TLSHandler(
-                context: serverContext, gate: gate,
+                context: serverContext, gate: gate, turns: turns,
                 whenLate: { [unowned self] in if case .failure(let error) = $0 { late.append(error.code) } }), server,
         ])
         try client.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: clientContext), client])
