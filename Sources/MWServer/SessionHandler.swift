@@ -60,6 +60,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         @inline(__always) _modify { yield &self.machineBox.value }
     }
     private var context: ChannelHandlerContext?
+    /// It may hold what the channel does not know of yet.
     private var tls: TLSHandler?
     private var phase = Phase.open
     private var end: SessionEnd?
@@ -362,7 +363,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Those of them that were handed to it.
     private var bufferedBytes: Int {
         let buffered = try? self.context?.channel.syncOptions?.getOption(.bufferedWritableBytes)
-        return buffered ?? 0
+        return (buffered ?? 0) + (self.tls?.pendingPlaintextBytes ?? 0)
     }
 
     private func prepareOutbound() {
@@ -383,7 +384,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         var sent = hasBuffer ? self.writeOutbound(context) : ByteBuffer()
         if let tls = self.tls { tls.flush() } else { context.flush() }
         self.unflushedBytes = 0
-        // By now the TLS handler has encrypted it and let go of it.
+        // By now the TLS handler has encrypted it and let go of it, unless it is much.
         if hasBuffer { self.loop.buffers.giveBack(outbound: &sent) }
     }
 
@@ -411,7 +412,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable {
+        if context.channel.isWritable, self.tls?.isBackedUp != true {
             self.unwritableSince = nil
             self.machine.isOutputBackedUp = false
             if self.machine.writePendingPong(to: &self.outbound) { self.flush() }

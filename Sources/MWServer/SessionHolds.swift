@@ -26,6 +26,11 @@ extension SessionHandler {
         var receivedBytes: UInt64 = 0
         var writtenBytes = 0
     }
+
+    /// What a peer says goes into the log as one line, whatever it says.
+    static func printable(_ text: String) -> String {
+        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
+    }
 }
 
 extension String {

@@ -7,7 +7,7 @@ package import NIOCore
 /// What the connections of one event loop share: their list, the clock tick with their deadlines, counters, and buffers.
 ///
 /// Made and used on its event loop only.
-package final class SessionLoop {
+package final class SessionLoop: TLSTurns {
     package let eventLoop: any EventLoop
     package let limits: ServerLimits
     package let closeCodes: ServerCloseCodes
@@ -23,6 +23,7 @@ package final class SessionLoop {
     }
     /// The time of the last tick: near enough for every deadline, and free to read.
     package var now: NIODeadline { self.tickedAt }
+    package var maximumUnsentBytes: Int { self.limits.maximumUnsentBytes }
     private var tickedAt: NIODeadline
     package private(set) var isDraining = false
     package private(set) var sessions: [SessionHandler] = []
@@ -43,6 +44,8 @@ package final class SessionLoop {
     private var isWaitingScheduled = false
     /// Before those who gave way go on. Not zero but where there is no network: a loop runs all that is due before it looks at its sockets.
     package var pauseBetweenTurns = TimeAmount.microseconds(10)
+    /// How long those who wait keep the loop from its sockets, but for the one whose turn it is.
+    private static let waitersTime = TimeAmount.microseconds(250)
     private var isTurnEndScheduled = false
     private var isInTurn = false
     /// For what the connections receive and send.
@@ -324,7 +327,7 @@ package final class SessionLoop {
     }
 
     /// Calls `body` in a turn after the network, and everybody else who waits like this, had theirs.
-    func afterOthers(_ body: @escaping () -> Void) {
+    package func afterOthers(_ body: @escaping () -> Void) {
         self.waiting.append(body)
         self.scheduleWaiting()
     }
@@ -334,9 +337,17 @@ package final class SessionLoop {
         guard !self.isWaitingScheduled, !self.waiting.isEmpty else { return }
         self.isWaitingScheduled = true
         self.eventLoop.assumeIsolated().scheduleTask(in: self.pauseBetweenTurns) {
-            let bodies = self.waiting
+            let end = self.eventLoop.now + Self.waitersTime
+            var bodies = self.waiting[...]
             self.waiting = []
-            self.turn { for body in bodies { body() } }
+            self.turn {
+                while let body = bodies.popFirst() {
+                    body()
+                    if self.eventLoop.now >= end { break }
+                }
+            }
+            // In front of those who have had this turn and wait for the next.
+            self.waiting.insert(contentsOf: bodies, at: 0)
             self.isWaitingScheduled = false
             self.scheduleWaiting()
         }

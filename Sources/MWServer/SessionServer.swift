@@ -235,7 +235,7 @@ package final class SessionServer: Sendable {
             on: entry.sessions, policy: self.options.opening, security: self.security, generation: set.generation)
         try pipeline.addHandler(
             TLSHandler(
-                context: set.context, gate: entry.gate, buffers: entry.sessions.buffers,
+                context: set.context, gate: entry.gate, buffers: entry.sessions.buffers, turns: entry.sessions,
                 whenLate: { opening.handshakeEndedLate($0) }))
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
         try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))

@@ -98,6 +98,15 @@ package final class HandshakeGate {
     }
 }
 
+extension HandshakeGate {
+    /// Lets go of a session where its steps were computed. OpenSSL frees with the locks that steps take too, and on a processor that they
+    /// share, a loop would wait for a thread that stands back behind it.
+    func retire(_ step: HandshakeStep) {
+        guard let elsewhere, step.session.hasBegun else { return }
+        elsewhere { withExtendedLifetime(step) {} }
+    }
+}
+
 /// One step of a handshake, on its way to another thread.
 ///
 // Safety: between `TLSHandler.takeStep()` and `TLSHandler.stepEnded(_:)` the handler does not touch the session, and nobody else has it.

@@ -36,6 +36,8 @@ package struct TLSPlaintextReturned: Sendable {
 /// - All plaintext of one socket read arrives as one `ByteBuffer`, uniquely owned by who receives it.
 /// - All writes up to a flush leave as whole 16 KiB records in one socket write; a flush during a read burst waits for the burst's end, or
 ///   until 256 KiB are to be sent: who writes much in a burst still meets an unwritable channel.
+/// - With ``TLSTurns``, what is more than a turn's worth is encrypted in pieces, as the socket takes them and when the others of the loop had
+///   their turns; until then it counts as unsent: ``pendingPlaintextBytes``, ``isBackedUp``.
 /// - Any failure is one `errorCaught(TLSError)`; the alert is sent first and the channel closes by itself.
 /// - `close(mode: .all)` sends close_notify. Unflushed writes fail, as in any channel.
 package final class TLSHandler: ChannelDuplexHandler {
@@ -44,7 +46,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     package typealias OutboundIn = ByteBuffer
     package typealias OutboundOut = ByteBuffer
 
-    private enum State { case idle, handshaking, open, lingering, closed }
+    enum State { case idle, handshaking, open, lingering, closed }
 
     /// Unflushed plaintext up to this size is gathered by copying; beyond, what is there is encrypted early.
     private static let maximumGatheredBytes = 64 * 1024
@@ -54,17 +56,18 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// How much a closing connection reads and throws away before it stops waiting for the peer.
     private static let maximumDiscardedBytes = 1024 * 1024
 
-    private let policy: TLSPolicy
+    let policy: TLSPolicy
     private let isServer: Bool
     private let gate: HandshakeGate?
-    private let buffers: BufferPool?
+    let buffers: BufferPool?
+    let turns: (any TLSTurns)?
     /// Whoever reads the plaintext gives its buffers back.
     private var isPlaintextReturned = false
     /// Let go of once the handshake is over.
     private var whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)?
     /// The session; while `isSteppingElsewhere` it belongs to another thread.
     private let step: HandshakeStep
-    private var session: TLSSession {
+    var session: TLSSession {
         @inline(__always) _read { yield step.session }
         @inline(__always) _modify { yield &step.session }
     }
@@ -74,10 +77,13 @@ package final class TLSHandler: ChannelDuplexHandler {
     private var isInputEndHeld = false
     /// The peer left meanwhile, and whether it would have been refused is still to be said.
     private var isVerdictOwed = false
-    private var state = State.idle
-    private var context: ChannelHandlerContext?
+    var state = State.idle
+    private(set) var context: ChannelHandlerContext?
 
-    private var unflushedPlaintext = ByteBuffer()
+    var unflushedPlaintext = ByteBuffer()
+    /// Behind what the session has encrypted, and before `unflushedPlaintext`.
+    var pending = PendingPlaintext()
+    var pump = Pump()
     private var unflushedPromises: [EventLoopPromise<Void>] = []
     /// A flush was asked for before it could be done: during the handshake, or inside a read burst.
     private var isFlushWanted = false
@@ -92,10 +98,11 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// - Parameters:
     ///   - gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
     ///   - buffers: Of the event loop, for ciphertext and, after ``TLSPlaintextReturned``, for plaintext; `nil` makes new ones each time.
+    ///   - turns: Of the event loop; `nil` encrypts everything at once.
     ///   - whenLate: Called instead of the event or the error that ends a handshake, where the peer had left before its last step was
     ///     computed: the channel is gone by then.
     package init(
-        context: TLSContext, gate: HandshakeGate? = nil, buffers: BufferPool? = nil,
+        context: TLSContext, gate: HandshakeGate? = nil, buffers: BufferPool? = nil, turns: (any TLSTurns)? = nil,
         whenLate: ((Result<TLSChallengeAnswered, TLSError>) -> Void)? = nil
     ) {
         self.whenLate = whenLate
@@ -103,8 +110,11 @@ package final class TLSHandler: ChannelDuplexHandler {
         self.isServer = context.role == .server
         self.gate = gate
         self.buffers = buffers
+        self.turns = turns
         self.step = HandshakeStep(context)
     }
+
+    deinit { gate?.retire(step) }
 
     // MARK: Lifecycle
 
@@ -373,8 +383,8 @@ package final class TLSHandler: ChannelDuplexHandler {
                 promise?.fail(TLSError(.tooMuchEarlyPlaintext, "session", "too much was written before the end of the handshake"))
                 return
             }
-        case .open: break
-        case .lingering, .closed:
+        case .open where pump.whenDry == nil: break
+        case .open, .lingering, .closed:
             promise?.fail(ChannelError.ioOnClosedChannel)
             return
         }
@@ -384,7 +394,11 @@ package final class TLSHandler: ChannelDuplexHandler {
         } else if state != .open || unflushedPlaintext.readableBytes + plaintext.readableBytes <= Self.maximumGatheredBytes {
             unflushedPlaintext.writeBuffer(&plaintext)
         } else {
-            guard encrypt(context) else { return }
+            if isMuch {
+                pending.append(unflushedPlaintext)
+            } else {
+                guard encrypt(context) else { return }
+            }
             unflushedPlaintext = plaintext
         }
     }
@@ -394,23 +408,45 @@ package final class TLSHandler: ChannelDuplexHandler {
         case .idle, .handshaking:
             isFlushWanted = true
         case .open:
-            isFlushWanted = isInReadBurst && session.outboundCiphertextBytes + unflushedPlaintext.readableBytes < Self.maximumHeldBackBytes
-            guard !isFlushWanted, encrypt(context) else { return }
-            send(context, promise: takePromise())
+            let heldBackBytes = session.outboundCiphertextBytes + unflushedPlaintext.readableBytes + pending.byteCount
+            isFlushWanted = isInReadBurst && heldBackBytes < Self.maximumHeldBackBytes
+            if !isFlushWanted { encryptAndSend(context) }
         case .lingering, .closed:
             context.flush()
         }
     }
 
-    /// Writes `plaintext` behind what was written before, and encrypts it at once: nobody holds it any more. It leaves with the next flush.
+    /// Writes `plaintext` behind what was written before, and encrypts it at once: nobody holds it any more, unless there is much before it.
+    /// It leaves with the next flush.
     package func seal(_ plaintext: ByteBuffer) {
-        guard state == .open, let context, encrypt(context) else { return }
+        guard state == .open, pump.whenDry == nil, let context else { return }
+        guard pending.isEmpty else {
+            pending.append(unflushedPlaintext)
+            pending.append(plaintext)
+            unflushedPlaintext = ByteBuffer()
+            return
+        }
+        guard encrypt(context) else { return }
         _ = encrypt(plaintext, context)
     }
 
     /// As a flush from behind this handler.
     package func flush() {
         if let context { flush(context: context) }
+    }
+
+    /// What is to be done for a flush. Returns false when it failed.
+    @discardableResult
+    private func encryptAndSend(_ context: ChannelHandlerContext) -> Bool {
+        if isMuch {
+            pending.append(unflushedPlaintext)
+            unflushedPlaintext = ByteBuffer()
+            pending.flush(takePromise())
+            return pendingFlushed(context)
+        }
+        guard encrypt(context) else { return false }
+        send(context, promise: takePromise())
+        return true
     }
 
     private func encrypt(_ context: ChannelHandlerContext) -> Bool {
@@ -435,9 +471,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     private func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
         guard isFlushWanted else { return true }
         isFlushWanted = false
-        guard encrypt(context) else { return false }
-        send(context, promise: takePromise())
-        return true
+        return encryptAndSend(context)
     }
 
     /// One promise for all writes since the last flush.
@@ -448,7 +482,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         return first
     }
 
-    private func send(_ context: ChannelHandlerContext, promise: EventLoopPromise<Void>?) {
+    func send(_ context: ChannelHandlerContext, promise: EventLoopPromise<Void>?) {
         guard session.hasOutboundCiphertext || promise != nil else { return }
         var ciphertext = session.takeOutboundCiphertext()
         context.writeAndFlush(wrapOutboundOut(ciphertext), promise: promise)
@@ -475,14 +509,30 @@ package final class TLSHandler: ChannelDuplexHandler {
             adopt(promise)
         case (.output, .open):
             guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
-            session.close()
-            send(context, promise: nil)
-            context.close(mode: .output, promise: promise)
+            whenDry(failingWritesWith: ChannelError.outputClosed) { error in
+                if let error { promise?.fail(error) }
+                guard error == nil else { return }
+                self.session.close()
+                self.send(context, promise: nil)
+                context.close(mode: .output, promise: promise)
+            }
         case (.all, .open):
             adopt(promise)
             guard encryptFlushed(context) else { return }
-            session.close()
-            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+            guard pending.hasFlushed else {
+                session.close()
+                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+            }
+            // As if it were in the channel's buffer already: the peer has the same time to take it.
+            state = .lingering
+            awaitPeersEnd(context)
+            whenDry(failingWritesWith: ChannelError.ioOnClosedChannel) { error in
+                guard error == nil else { return }
+                self.session.close()
+                self.send(context, promise: nil)
+                self.closeOutput(context)
+            }
+            context.read()
         }
     }
 
@@ -492,7 +542,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     }
 
     /// The application is told, then the peer, then the connection ends: what the peer can see has been logged.
-    private func fail(_ context: ChannelHandlerContext, _ error: TLSError) {
+    func fail(_ context: ChannelHandlerContext, _ error: TLSError) {
         linger(context, failingWritesWith: error) { context.fireErrorCaught(error) }
     }
 
@@ -510,14 +560,24 @@ package final class TLSHandler: ChannelDuplexHandler {
         // Whoever was told may have closed the channel.
         guard state == .lingering else { return }
         send(context, promise: nil)
+        // Nothing can be encrypted any more.
         failWrites(error)
+        failPending(error)
+        awaitPeersEnd(context)
+        closeOutput(context)
+        // Also where reads are asked for by hand the peer's end is to be seen.
+        if state == .lingering { context.read() }
+    }
+
+    private func awaitPeersEnd(_ context: ChannelHandlerContext) {
         let loop = context.eventLoop.assumeIsolated()
         deadline = loop.scheduleTask(in: TimeAmount(policy.lingerTimeout)) { self.finishClosing(context) }
+    }
+
+    private func closeOutput(_ context: ChannelHandlerContext) {
         let halfClosed = context.eventLoop.makePromise(of: Void.self)
         halfClosed.futureResult.assumeIsolated().whenFailure { _ in self.finishClosing(context) }
         context.close(mode: .output, promise: halfClosed)
-        // Also where reads are asked for by hand the peer's end is to be seen.
-        if state == .lingering { context.read() }
     }
 
     private func finishClosing(_ context: ChannelHandlerContext) {
@@ -525,6 +585,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         state = .closed
         deadline?.cancel()
         deadline = nil
+        failPending(ChannelError.ioOnClosedChannel)
         let promise = closePromise
         closePromise = nil
         context.close(mode: .all, promise: promise)
@@ -536,12 +597,15 @@ package final class TLSHandler: ChannelDuplexHandler {
         deadline?.cancel()
         deadline = nil
         failWrites(error)
+        failPending(error)
         closePromise?.succeed(())
         closePromise = nil
     }
 
-    private func failWrites(_ error: any Error) {
+    /// What was not flushed.
+    func failWrites(_ error: any Error) {
         unflushedPlaintext = ByteBuffer()
+        pending.removeUnflushed()
         let promises = unflushedPromises
         unflushedPromises = []
         for promise in promises { promise.fail(error) }

@@ -41,7 +41,8 @@ package import NIOCore
     package private(set) var phase: Phase = .handshaking
 
     private let context: TLSContext
-    private let ssl: OpaquePointer
+    /// Made by the first `handshake()`, on the thread that computes it; nil before.
+    private var ssl: OpaquePointer?
     private let state: UnsafeMutablePointer<SessionState>
     /// Ciphertext that OpenSSL took for a record that is not complete yet.
     private var partialRecordBytes = 0
@@ -60,11 +61,18 @@ package import NIOCore
         self.context = context
         unsafe self.state = UnsafeMutablePointer<SessionState>.allocate(capacity: 1)
         unsafe state.initialize(to: SessionState())
+    }
+
+    /// Whether there is something of OpenSSL to be freed.
+    private(set) var hasBegun = false
+
+    private mutating func begin() {
         // Both fail only when memory is exhausted.
         guard let ssl = unsafe SSL_new(context.pointer), let bio = unsafe CiphertextBIO.make(over: state) else {
             fatalError("out of memory")
         }
         unsafe self.ssl = unsafe ssl
+        hasBegun = true
         unsafe SSL_set_bio(ssl, bio, bio)
         switch context.role {
         case .server:
@@ -78,7 +86,7 @@ package import NIOCore
     }
 
     deinit {
-        unsafe SSL_free(ssl)
+        if hasBegun { unsafe SSL_free(ssl) }
         unsafe state.deinitialize(count: 1)
         unsafe state.deallocate()
     }
@@ -140,6 +148,7 @@ package import NIOCore
     /// Goes as far as the ciphertext allows. Call it only while `phase` is `handshaking`.
     package mutating func handshake() -> HandshakeStatus {
         precondition(phase == .handshaking, "handshake() after the handshake")
+        if !hasBegun { begin() }
         ERR_clear_error()
         let result = unsafe SSL_do_handshake(ssl)
         unsafe state.pointee.releaseInboundIfRead()
@@ -162,6 +171,7 @@ package import NIOCore
             ERR_clear_error()
             return .challengeAnswered(serverName: name)
         }
+        guard let ssl = unsafe ssl else { preconditionFailure("nothing is established before it has begun") }
         switch unsafe context.peerVerification.accept(ssl, state) {
         case .success(let peer):
             unsafe state.pointee.isEstablished = true

@@ -287,6 +287,26 @@ import Testing
         #expect(gate.waitingCount == 0)
     }
 
+    @Test func `What OpenSSL made of a peer is freed where it was made; of one that said nothing it made nothing`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        var silent: Wire? = try Wire(.tls13, loop: loop, gate: gate)
+        try silent?.server.channel.close().wait()
+        silent = nil
+        #expect(queue.count == 0)
+        var wire: Wire? = try Wire(.tls13, loop: loop, gate: gate)
+        try wire?.deliverToServer()
+        queue.runFirst()
+        loop.run()
+        try wire?.server.channel.close().wait()
+        wire = nil
+        loop.run()
+        #expect(queue.count == 1)
+        queue.runFirst()
+        #expect(queue.count == 0)
+    }
+
     @Test func `What comes while a step is away is taken when it is back`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
@@ -413,7 +433,8 @@ final class Wire {
     init(
         _ version: TLSPolicy.Version, _ pair: (server: TLSMaterial, client: TLSMaterial)? = nil,
         loop: EmbeddedEventLoop = EmbeddedEventLoop(),
-        gate: HandshakeGate? = nil, _ change: (inout TLSPolicy) -> Void = { _ in }
+        gate: HandshakeGate? = nil, turns: (any TLSTurns)? = nil, socket: (any ChannelHandler)? = nil,
+        _ change: (inout TLSPolicy) -> Void = { _ in }
     ) throws {
         let pair = try pair ?? TestAuthority().materialPair()
         self.loop = loop
@@ -421,9 +442,10 @@ final class Wire {
         server = End(loop)
         let serverContext = try TLSContext(server: pair.server, policy: policy(version, change))
         let clientContext = try TLSContext(client: pair.client, verification: .name(.dns("localhost")), policy: policy(version, change))
+        if let socket { try server.channel.pipeline.syncOperations.addHandler(socket) }
         try server.channel.pipeline.syncOperations.addHandlers([
             TLSHandler(
-                context: serverContext, gate: gate,
+                context: serverContext, gate: gate, turns: turns,
                 whenLate: { [unowned self] in if case .failure(let error) = $0 { late.append(error.code) } }), server,
         ])
         try client.channel.pipeline.syncOperations.addHandlers([TLSHandler(context: clientContext), client])

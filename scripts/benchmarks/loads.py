@@ -161,14 +161,16 @@ class Background:
     # Until it has begun what it does.
     begins_seconds = 1
 
-    def __init__(self, command):
-        self.command = command
+    def __init__(self, command, cpus=None):
+        self.command, self.cpus = command, cpus or LOAD_CPU
         self.process = None
 
     def __enter__(self):
         script = "while :; do \"$@\" || exit; done"
         self.errors = tempfile.TemporaryFile()
-        self.process = spawn(["sh", "-c", script, "sh", *self.command], LOAD_CPU, idle=True, start_new_session=True,
+        # A group of its own and not a session: the kernel gives each session the same share (sched_autogroup_enabled), and who is idle in
+        # his would not give way to another's.
+        self.process = spawn(["sh", "-c", script, "sh", *self.command], self.cpus, idle=True, process_group=0,
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors)
         time.sleep(self.begins_seconds)
         return self

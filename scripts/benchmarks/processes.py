@@ -125,6 +125,14 @@ def thread_cpu_seconds(pid):
     return times
 
 
+def spread_threads(pid, prefix, cpus):
+    """Gives each thread of a process whose name begins with `prefix` one of the processors `cpus`, in turn."""
+    tasks = sorted(pathlib.Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))
+    chosen = [task for task in tasks if (task / "comm").read_text().startswith(prefix)]
+    for number, task in enumerate(chosen):
+        os.sched_setaffinity(int(task.name), {sorted(cpus)[number % len(cpus)]})
+
+
 def settle(pid, limit=60):
     """Waits until a process has little left to do, such as the compaction of what was just written."""
     deadline = time.monotonic() + limit

@@ -9,7 +9,8 @@ import time
 from bench import HERE, Group
 from loads import Background, HandshakeLoad
 from measure import Budget, Contender, Result, Row
-from processes import ALL_CPUS, LOAD_CPU, Failure, await_text, resident_kib, run, settle, spawn, stop, thread_cpu_seconds
+from processes import (
+    ALL_CPUS, LOAD_CPU, SERVER_CPU, Failure, await_text, resident_kib, run, settle, spawn, spread_threads, stop, thread_cpu_seconds)
 
 IDLE_CONNECTIONS = 5_000
 BULK_BYTES = 16 << 20
@@ -135,8 +136,9 @@ def measure_spread(bench, row, server):
 # MARK: Beside something else
 
 def beside_row(name, about):
-    return Row(f"beside {name}", f"p99 of GET of 1 KiB, {BESIDE_RATE:,} a second, beside {about}; 2 event loops on one processor",
-               [Budget("beside", "p99_us", 3, 3, "quiet")])
+    return Row(f"beside {name}", f"p99 of GET of 1 KiB, {BESIDE_RATE:,} a second, beside {about}; 2 event loops on one processor, where they "
+               "compete for it, and on one each, with the load on both",
+               [Budget("beside", "p99_us", 3, 3, "quiet"), Budget("beside apart", "p99_us", 3, 3, "quiet apart")])
 
 
 BESIDE_ROWS = [
@@ -146,23 +148,33 @@ BESIDE_ROWS = [
 
 
 def measure_beside(bench, rows):
-    ours = bench.ours("--maximum-message", "64MiB", event_loops=2)
-    bench.load(ours, "fill", keys=100_000).fill()
-    settle(ours.pid)
-    files = ours.certificates
-    benchmark = [bench.mwstorage, "benchmark"]
-    commands = {
-        "scan": [*benchmark, "scan", *ours.client_arguments, "--keys", 100_000, "--connections", 1, "--scan-entries", 1000, *FOREVER],
-        "handshakes": [*benchmark, "handshake", *ours.client_arguments, "--connections", 4, *FOREVER],
-        "large": [sys.executable, "-B", HERE / "bulk.py", ours.port, files.client, files.client_key, files.trust, BULK_BYTES]}
+    servers = {suffix: bench.ours("--maximum-message", "64MiB", event_loops=2, cpus=cpus)
+               for suffix, cpus in (("", SERVER_CPU), (" apart", ALL_CPUS))}
+    for ours in servers.values():
+        bench.load(ours, "fill", keys=100_000).fill()
+        settle(ours.pid)
+    spread_threads(servers[" apart"].pid, "NIO-ELT", ALL_CPUS)
     for row in rows:
-        def contender(**more):
+        contenders = {}
+        for suffix, ours in servers.items():
+            cpus = ALL_CPUS if suffix else LOAD_CPU
             # The keys that are hot, among those that are scanned.
-            return bench.our_contender(ours, "get", 1, 16, options=("--rate", BESIDE_RATE), **more)
-        quiet, beside = contender(), contender()
-        quiet.is_peer = True
-        beside.around = Background(commands[row.name.split()[1]])
-        yield bench.compare(row, {"quiet": quiet, "beside": beside}, seconds=max(bench.seconds, 1.5 if not bench.is_quick else 0))
+            quiet, beside = (
+                bench.our_contender(ours, "get", 1, 16, options=("--rate", BESIDE_RATE), cpus=cpus) for _ in range(2))
+            quiet.is_peer = True
+            beside.around = Background(heavy_work(bench, ours, row.name.split()[1]), cpus)
+            contenders |= {f"quiet{suffix}": quiet, f"beside{suffix}": beside}
+        yield bench.compare(row, contenders, seconds=max(bench.seconds, 1.5 if not bench.is_quick else 0))
+
+
+def heavy_work(bench, server, name):
+    """The command that keeps a server busy."""
+    benchmark, files = [bench.mwstorage, "benchmark"], server.certificates
+    if name == "scan":
+        return [*benchmark, "scan", *server.client_arguments, "--keys", 100_000, "--connections", 1, "--scan-entries", 1000, *FOREVER]
+    if name == "handshakes":
+        return [*benchmark, "handshake", *server.client_arguments, "--connections", 4, *FOREVER]
+    return [sys.executable, "-B", HERE / "bulk.py", server.port, files.client, files.client_key, files.trust, BULK_BYTES]
 
 
 # MARK: Growth
