@@ -85,6 +85,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     private var isCloseWanted = false
     private var isAtGate = false
     private var isReadHeld = false
+    /// Something came while a step was waited for.
+    private var isMoreHere = false
     private var discardedBytes = 0
     private var deadline: Scheduled<Void>?
     private var closePromise: EventLoopPromise<Void>?
@@ -160,9 +162,11 @@ package final class TLSHandler: ChannelDuplexHandler {
             session.receive(ciphertext)
             readPlaintext(context)
         case .handshaking where isSteppingElsewhere:
+            isMoreHere = true
             var ciphertext = ciphertext
             heldCiphertext.writeBuffer(&ciphertext)
         case .handshaking:
+            isMoreHere = isAtGate
             session.receive(ciphertext)
             askForStep(context)
         case .lingering:
@@ -184,6 +188,15 @@ package final class TLSHandler: ChannelDuplexHandler {
     private func endOfBurst(_ context: ChannelHandlerContext) {
         if isFlushWanted, state == .open { flush(context: context) }
         if isCloseWanted, state == .open { close(context: context, mode: .all, promise: nil) }
+    }
+
+    /// For what did not come in a read burst: what answers it leaves in one write all the same.
+    private func readAsBurst(_ context: ChannelHandlerContext) {
+        guard !isInReadBurst else { return readPlaintext(context) }
+        isInReadBurst = true
+        readPlaintext(context)
+        isInReadBurst = false
+        context.fireChannelReadComplete()
     }
 
     private func readPlaintext(_ context: ChannelHandlerContext) {
@@ -257,6 +270,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// The gate's turn for this connection. Returns whether there was something to do.
     func runAdmittedStep() -> Bool {
         isAtGate = false
+        isMoreHere = false
         guard state == .handshaking, let context else { return false }
         step(context)
         readWhatWasHeld(context)
@@ -273,6 +287,7 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     func stepEnded(_ status: TLSSession.HandshakeStatus) {
         isSteppingElsewhere = false
+        isMoreHere = false
         guard state == .handshaking, let context else { return sayVerdict(status) }
         let held = heldCiphertext
         heldCiphertext = ByteBuffer()
@@ -301,8 +316,9 @@ package final class TLSHandler: ChannelDuplexHandler {
     }
 
     package func read(context: ChannelHandlerContext) {
-        // What arrives before the gate opens would only lie in memory.
-        if isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
+        // What arrives before the step is done would only lie in memory. Peers rarely send anything then, and to hear nothing of it costs two
+        // system calls: so the first of it is read all the same.
+        if isMoreHere, isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
     }
 
     private func step(_ context: ChannelHandlerContext) { stepped(context, session.handshake()) }
@@ -323,10 +339,7 @@ package final class TLSHandler: ChannelDuplexHandler {
             send(context, promise: nil)
             context.fireUserInboundEventTriggered(TLSHandshakeCompleted(peer: peer))
             guard state == .open else { return }
-            if session.unreadCiphertextBytes > 0 {
-                readPlaintext(context)
-                if !isInReadBurst { context.fireChannelReadComplete() }
-            }
+            if session.unreadCiphertextBytes > 0 { readAsBurst(context) }
             if !isInReadBurst { endOfBurst(context) }
         }
     }
@@ -416,13 +429,12 @@ package final class TLSHandler: ChannelDuplexHandler {
         }
     }
 
-    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it.
+    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it. It leaves
+    /// with what is sent next.
     private func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
         guard isFlushWanted else { return true }
         isFlushWanted = false
-        guard encrypt(context) else { return false }
-        send(context, promise: takePromise())
-        return true
+        return encrypt(context)
     }
 
     /// One promise for all writes since the last flush.
@@ -459,15 +471,17 @@ package final class TLSHandler: ChannelDuplexHandler {
         case (_, .lingering):
             adopt(promise)
         case (.output, .open):
+            let wasFlushed = isFlushWanted
             guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
             session.close()
-            send(context, promise: nil)
+            send(context, promise: wasFlushed ? takePromise() : nil)
             context.close(mode: .output, promise: promise)
         case (.all, .open):
             adopt(promise)
+            let wasFlushed = isFlushWanted
             guard encryptFlushed(context) else { return }
             session.close()
-            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+            linger(context, failingWritesWith: ChannelError.ioOnClosedChannel, sent: wasFlushed ? takePromise() : nil)
         }
     }
 
@@ -488,13 +502,16 @@ package final class TLSHandler: ChannelDuplexHandler {
         context.fireErrorCaught(error)
     }
 
-    private func linger(_ context: ChannelHandlerContext, failingWritesWith error: any Error, telling: () -> Void = {}) {
+    /// - Parameter sent: of what waits to be sent.
+    private func linger(
+        _ context: ChannelHandlerContext, failingWritesWith error: any Error, sent: EventLoopPromise<Void>? = nil, telling: () -> Void = {}
+    ) {
         deadline?.cancel()
         state = .lingering
         telling()
         // Whoever was told may have closed the channel.
         guard state == .lingering else { return }
-        send(context, promise: nil)
+        send(context, promise: sent)
         failWrites(error)
         let loop = context.eventLoop.assumeIsolated()
         deadline = loop.scheduleTask(in: TimeAmount(policy.lingerTimeout)) { self.finishClosing(context) }

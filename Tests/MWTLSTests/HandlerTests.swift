@@ -279,6 +279,31 @@ import Testing
         #expect(wire.server.received.contains("words"))
     }
 
+    @Test func `What comes while a step is waited for is read once, and then no more`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let reads = ReadCounter()
+        let wire = try Wire(.tls13, loop: loop, gate: gate)
+        try wire.server.channel.pipeline.syncOperations.addHandler(reads, position: .first)
+        func asks(_ bytes: [UInt8]?) throws -> Int {
+            let before = reads.count
+            if let bytes { try wire.server.channel.writeInbound(ByteBuffer(bytes: bytes)) }
+            wire.server.channel.read()
+            return reads.count - before
+        }
+        #expect(try asks(nil) == 1)
+        try wire.deliverToServer()
+        #expect(queue.count == 1)
+        #expect(try asks(nil) == 1)
+        #expect(try asks([0x14, 3, 3]) == 0)
+        #expect(try asks(nil) == 0)
+        let before = reads.count
+        queue.runFirst()
+        loop.run()
+        #expect(reads.count == before + 1 && wire.server.errors.isEmpty)
+    }
+
     @Test func `Who is gone when its step is back is gone`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
@@ -332,6 +357,17 @@ import Testing
         queue.runFirst()
         loop.run()
         #expect(wire.server.errors.map(\.code) == [.handshakeAbandoned])
+    }
+}
+
+/// Counts what is asked of the socket.
+private final class ReadCounter: ChannelOutboundHandler {
+    typealias OutboundIn = ByteBuffer
+    private(set) var count = 0
+
+    func read(context: ChannelHandlerContext) {
+        count += 1
+        context.read()
     }
 }
 
