@@ -215,9 +215,7 @@ final class OpeningHandler: ChannelInboundHandler, RemovableChannelHandler {
         self.loop.counters.openingsRefused[refusal.status, default: 0] += 1
         self.state = .done
         context.writeAndFlush(self.wrapOutboundOut(ByteBuffer(string: refusal.responseBytes)), promise: nil)
-        // After this read burst: until then the TLS handler keeps what was flushed.
-        let loop = context.eventLoop.assumeIsolated()
-        loop.execute { context.close(promise: nil) }
+        context.close(promise: nil)
     }
 
     private var peer: VerifiedPeer? {

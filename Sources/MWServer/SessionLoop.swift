@@ -25,6 +25,8 @@ package final class SessionLoop: TLSTurns {
     package var now: NIODeadline { self.tickedAt }
     package var maximumUnsentBytes: Int { self.limits.maximumUnsentBytes }
     private var tickedAt: NIODeadline
+    /// The first tick after it.
+    private var lastServedAt: NIODeadline?
     package private(set) var isDraining = false
     package private(set) var sessions: [SessionHandler] = []
     package var factory: (any SessionFactory)?
@@ -58,6 +60,9 @@ package final class SessionLoop: TLSTurns {
     /// Between two looks at the deadlines; a shorter deadline is looked at eight times.
     private static let tick: Duration = .milliseconds(500)
     private static let minimumTick: Duration = .milliseconds(5)
+
+    /// Who asks more rarely than this may meet a handshake's step, half a millisecond.
+    private static let quietAfter = TimeAmount.seconds(10)
 
     /// One a minute: often enough to be seen, and clients that reconnect each second do not fill a disk.
     private static let awaitedIdentityLinesPerSecond = 1.0 / 60
@@ -104,10 +109,17 @@ package final class SessionLoop: TLSTurns {
             let now = NIODeadline.now()
             self.ticked(now, lateBy: now - due)
             self.counters.connectionsOpen = self.census.total
+            if self.counters.hasServed { self.lastServedAt = now }
             publish(self.counters)
             self.counters = SessionCounters()
             self.scheduleTick(in: delay, publish)
         }
+    }
+
+    /// Whether nobody has asked for anything here, or been told anything, for a while.
+    var isQuiet: Bool {
+        guard !self.counters.hasServed else { return false }
+        return self.lastServedAt.map { self.now - $0 >= Self.quietAfter } ?? true
     }
 
     /// Enforces every deadline that lies before `now`.

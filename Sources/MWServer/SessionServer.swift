@@ -94,7 +94,8 @@ package final class SessionServer: Sendable {
                 sessions.startTicking(publish: publish)
                 let gate = HandshakeGate(
                     eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
-                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) })
+                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) },
+                    isQuiet: { sessions.isQuiet })
                 return (
                     NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop),
                     NIOLoopBound(sessions, eventLoop: eventLoop)
@@ -210,13 +211,6 @@ package final class SessionServer: Sendable {
                     try channel.pipeline.syncOperations.addHandler(AcceptErrorHandler(logger))
                 }
             }
-            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-            .childChannelOption(.maxMessagesPerRead, value: Self.readsInARow)
-            .childChannelOption(.recvAllocator, value: Self.readBuffers)
-            .childChannelOption(
-                .writeBufferWaterMark,
-                value: .init(low: self.options.limits.maximumUnsentBytes / 2, high: self.options.limits.maximumUnsentBytes)
-            )
             .childChannelInitializer { [self] channel in
                 channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
             }
@@ -229,6 +223,7 @@ package final class SessionServer: Sendable {
             entry.sessions.counters.openingsShed[reason, default: 0] += 1
             return channel.close(promise: nil)
         }
+        try self.setOptions(of: channel)
         let pipeline = channel.pipeline.syncOperations
         let set = self.security.set
         let opening = OpeningHandler(
@@ -240,6 +235,19 @@ package final class SessionServer: Sendable {
         try pipeline.addHandler(HeaderByteLimiter(maximumBytes: self.options.limits.maximumHeaderBytes))
         try pipeline.addHandler(ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes)))
         try pipeline.addHandler(opening)
+    }
+
+    /// Here, and not by the bootstrap, which makes futures of each.
+    private func setOptions(of channel: any Channel) throws {
+        guard let options = channel.syncOptions else { preconditionFailure("a socket's channel has its options on its loop") }
+        try options.setOption(.tcpOption(.tcp_nodelay), value: 1)
+        try options.setOption(.maxMessagesPerRead, value: Self.readsInARow)
+        try options.setOption(.recvAllocator, value: Self.readBuffers)
+        try options.setOption(.writeBufferWaterMark, value: self.waterMark)
+    }
+
+    private var waterMark: ChannelOptions.Types.WriteBufferWaterMark {
+        .init(low: self.options.limits.maximumUnsentBytes / 2, high: self.options.limits.maximumUnsentBytes)
     }
 
     /// Why this connection is not even listened to: the cheapest refusal there is.

@@ -27,12 +27,13 @@ enum ContextPolicy {
     }
     private static let libraryInitialization: Int32 = OPENSSL_init_ssl(UInt64(OPENSSL_INIT_NO_LOAD_CONFIG), nil)
 
-    /// What TLS looks algorithms up in; nil is OpenSSL's own. No configuration file reaches it.
-    // Safety: OpenSSL's library contexts may be used by any number of threads; this one lives as long as the process.
-    nonisolated(unsafe) static let library: OpaquePointer? = {
+    /// What TLS looks algorithms up in, and what reads the keys of peers' certificates; no configuration file reaches them. `nil`: OpenSSL's
+    /// own, and TLS itself.
+    // Safety: OpenSSL's library contexts may be used by any number of threads; these live as long as the process.
+    nonisolated(unsafe) static let libraries: mws_libraries = {
         initializeLibrary()
         defer { ERR_clear_error() }
-        return unsafe mws_peer_library()
+        return unsafe mws_make_libraries()
     }()
 
     /// Versions, suites, options. Returns whether a post-quantum group is on offer.

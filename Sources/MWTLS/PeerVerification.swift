@@ -93,10 +93,10 @@ final class PeerVerification: Sendable {
     private let trustStore: TrustStore
     /// The trust store's certificates by the addresses of the objects that OpenSSL builds chains of.
     private let anchors: [UInt: Certificate]
-    /// Leaves that passed rule 1 before, read: one copy for all connections of a certificate, and none is read again. It saves reading,
-    /// never a check.
+    /// Certificates of peers that passed rule 1 before, read, with their keys: one copy for all connections of a certificate, and none is read
+    /// again. It saves reading, never a check.
     private let leaves = Mutex<[CertificateFingerprint: Certificate]>([:])
-    /// Beyond, all are forgotten: 6 MiB at the most.
+    /// Beyond, all are forgotten: 10 KiB each as a rule, so 10 MiB.
     private static let maximumRememberedLeaves = 1_024
     /// A larger certificate is read each time.
     private static let maximumRememberedLeafBytes = 4 << 10
@@ -149,7 +149,8 @@ final class PeerVerification: Sendable {
         else { return false }
         unsafe state.pointee.acceptedChain = nil
         do throws(ChainRefusal) {
-            unsafe state.pointee.acceptedChain = try unsafe verdict(storeContext)
+            let known = try unsafe readKeys(storeContext)
+            unsafe state.pointee.acceptedChain = try unsafe verdict(storeContext, known)
             return true
         } catch {
             unsafe X509_STORE_CTX_set_error(storeContext, error.result)
@@ -158,9 +159,41 @@ final class PeerVerification: Sendable {
         }
     }
 
-    /// Rules 1 to 4 for the chain of `storeContext`.
-    private func verdict(_ storeContext: OpaquePointer) throws(ChainRefusal) -> AcceptedChain {
-        let accepted = try unsafe verify(storeContext)
+    /// Gives what the peer presented its keys, where OpenSSL read it without (`ContextPolicy.libraries`), and returns those certificates that
+    /// had passed before, by the addresses of their objects.
+    ///
+    /// Each certificate takes the place of the one that OpenSSL has just read from the same bytes and that nobody else has seen: in the list
+    /// that it verifies, and that it then takes the key from which the peer must prove to have. A key is read once for all handshakes of a
+    /// certificate; nothing is verified less often for it.
+    private func readKeys(_ storeContext: OpaquePointer) throws(ChainRefusal) -> [UInt: Certificate] {
+        guard let library = unsafe ContextPolicy.libraries.certificates,
+            let presented = unsafe X509_STORE_CTX_get0_untrusted(storeContext)
+        else { return [:] }
+        var known: [UInt: Certificate] = [:]
+        for index in 0..<(unsafe COpenSSL_sk_X509_num(presented)) {
+            guard let bare = unsafe COpenSSL_sk_X509_value(presented, index) else { continue }
+            let complete: OpaquePointer
+            if let certificate = unsafe CertificateFingerprint(of: bare).flatMap({ fingerprint in leaves.withLock { $0[fingerprint] } }) {
+                unsafe complete = certificate.withUnsafeX509 { x509 in
+                    unsafe X509_up_ref(x509)
+                    return unsafe x509
+                }
+                known[UInt(bitPattern: complete)] = certificate
+            } else if let copy = unsafe mws_x509_read_again(bare, library) {
+                unsafe complete = unsafe copy
+            } else {
+                throw ChainRefusal(rule: .malformed("it cannot be read"), result: X509_V_ERR_CERT_REJECTED, certificate: nil)
+            }
+            _ = unsafe COpenSSL_sk_X509_set(presented, index, complete)
+            if index == 0 { unsafe X509_STORE_CTX_set_cert(storeContext, complete) }
+            unsafe X509_free(bare)
+        }
+        return known
+    }
+
+    /// Rules 1 to 4 for the chain of `storeContext`. `known` are certificates by the addresses of their objects.
+    private func verdict(_ storeContext: OpaquePointer, _ known: [UInt: Certificate]) throws(ChainRefusal) -> AcceptedChain {
+        let accepted = try unsafe verify(storeContext, known)
         let leaf = accepted.chain[0]
         func refusal(_ rule: ChainRefusal.Rule, _ result: Int32 = X509_V_ERR_CERT_REJECTED) -> ChainRefusal {
             ChainRefusal(rule: rule, result: result, certificate: TLSError.CertificateSummary(leaf, depth: 0))
@@ -175,7 +208,7 @@ final class PeerVerification: Sendable {
     }
 
     /// Rule 1.
-    private func verify(_ storeContext: OpaquePointer) throws(ChainRefusal) -> AcceptedChain {
+    private func verify(_ storeContext: OpaquePointer, _ known: [UInt: Certificate]) throws(ChainRefusal) -> AcceptedChain {
         unsafe allowGrace(storeContext)
         let isValid = unsafe X509_verify_cert(storeContext) == 1
         let result = unsafe X509_STORE_CTX_get_error(storeContext)
@@ -194,7 +227,7 @@ final class PeerVerification: Sendable {
         do {
             let chain = try unsafe elements(of: X509_STORE_CTX_get0_chain(storeContext)).map { element in
                 // Our own are read already.
-                if let anchor = anchors[UInt(bitPattern: element)] { return anchor }
+                if let own = anchors[UInt(bitPattern: element)] ?? known[UInt(bitPattern: element)] { return own }
                 return try unsafe remembered(element)
             }
             let sent = try unsafe elements(of: X509_STORE_CTX_get0_untrusted(storeContext)).map { element in
@@ -288,7 +321,7 @@ final class PeerVerification: Sendable {
             _ = unsafe X509_STORE_CTX_set_default(storeContext, role == .server ? "ssl_client" : "ssl_server")
             _ = unsafe X509_VERIFY_PARAM_set1(parameters, SSL_CTX_get0_param(context))
             do throws(ChainRefusal) {
-                let accepted = try unsafe verdict(storeContext)
+                let accepted = try unsafe verdict(storeContext, [:])
                 return .success(
                     VerifiedPeer(
                         chain: accepted.chain, sent: accepted.sent, validUntil: trustStore.end(of: accepted.chain),

@@ -18,6 +18,9 @@ struct RecordFraming {
     /// change_cipher_spec, alert, handshake, application_data.
     static let recordTypes: ClosedRange<UInt8> = 20...23
 
+    /// The whole record, version 1.2 as everybody sends it.
+    static let changeCipherSpec: [UInt8] = [20, 3, 3, 0, 1, 1]
+
     private var headerBytesTaken = 0
     /// Of the record's length; while the header is incomplete, what is known of it.
     private var bytesLeft = 0

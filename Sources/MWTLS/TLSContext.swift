@@ -71,7 +71,7 @@ package import MWPKI
         ContextPolicy.initializeLibrary()
         ERR_clear_error()
         let method = unsafe role == .server ? TLS_server_method() : TLS_client_method()
-        guard let context = unsafe SSL_CTX_new_ex(ContextPolicy.library, nil, method) else {
+        guard let context = unsafe SSL_CTX_new_ex(ContextPolicy.libraries.tls, nil, method) else {
             throw TLSError(.policyRejected, "OpenSSL", "makes no context", underlying: OpenSSLErrors.drain().lines)
         }
         unsafe self.pointer = unsafe context

@@ -91,6 +91,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     private var isCloseWanted = false
     private var isAtGate = false
     private var isReadHeld = false
+    /// Something came while a step was waited for.
+    private var isMoreHere = false
     private var discardedBytes = 0
     private var deadline: Scheduled<Void>?
     private var closePromise: EventLoopPromise<Void>?
@@ -170,9 +172,11 @@ package final class TLSHandler: ChannelDuplexHandler {
             session.receive(ciphertext)
             readPlaintext(context)
         case .handshaking where isSteppingElsewhere:
+            isMoreHere = true
             var ciphertext = ciphertext
             heldCiphertext.writeBuffer(&ciphertext)
         case .handshaking:
+            isMoreHere = isAtGate
             session.receive(ciphertext)
             askForStep(context)
         case .lingering:
@@ -194,6 +198,15 @@ package final class TLSHandler: ChannelDuplexHandler {
     private func endOfBurst(_ context: ChannelHandlerContext) {
         if isFlushWanted, state == .open { flush(context: context) }
         if isCloseWanted, state == .open { close(context: context, mode: .all, promise: nil) }
+    }
+
+    /// For what did not come in a read burst: what answers it leaves in one write all the same.
+    private func readAsBurst(_ context: ChannelHandlerContext) {
+        guard !isInReadBurst else { return readPlaintext(context) }
+        isInReadBurst = true
+        readPlaintext(context)
+        isInReadBurst = false
+        context.fireChannelReadComplete()
     }
 
     private func readPlaintext(_ context: ChannelHandlerContext) {
@@ -267,6 +280,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// The gate's turn for this connection. Returns whether there was something to do.
     func runAdmittedStep() -> Bool {
         isAtGate = false
+        isMoreHere = false
         guard state == .handshaking, let context else { return false }
         step(context)
         readWhatWasHeld(context)
@@ -283,6 +297,7 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     func stepEnded(_ status: TLSSession.HandshakeStatus) {
         isSteppingElsewhere = false
+        isMoreHere = false
         guard state == .handshaking, let context else { return sayVerdict(status) }
         let held = heldCiphertext
         heldCiphertext = ByteBuffer()
@@ -311,8 +326,9 @@ package final class TLSHandler: ChannelDuplexHandler {
     }
 
     package func read(context: ChannelHandlerContext) {
-        // What arrives before the gate opens would only lie in memory.
-        if isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
+        // What arrives before the step is done would only lie in memory. Peers rarely send anything then, and to hear nothing of it costs two
+        // system calls: so the first of it is read all the same.
+        if isMoreHere, isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
     }
 
     private func step(_ context: ChannelHandlerContext) { stepped(context, session.handshake()) }
@@ -333,10 +349,7 @@ package final class TLSHandler: ChannelDuplexHandler {
             send(context, promise: nil)
             context.fireUserInboundEventTriggered(TLSHandshakeCompleted(peer: peer))
             guard state == .open else { return }
-            if session.unreadCiphertextBytes > 0 {
-                readPlaintext(context)
-                if !isInReadBurst { context.fireChannelReadComplete() }
-            }
+            if session.unreadCiphertextBytes > 0 { readAsBurst(context) }
             if !isInReadBurst { endOfBurst(context) }
         }
     }
@@ -467,11 +480,13 @@ package final class TLSHandler: ChannelDuplexHandler {
         }
     }
 
-    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it.
+    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it. It leaves
+    /// with what is sent next.
     private func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
         guard isFlushWanted else { return true }
         isFlushWanted = false
-        return encryptAndSend(context)
+        // What is not much leaves together with the close.
+        return isMuch ? encryptAndSend(context) : encrypt(context)
     }
 
     /// One promise for all writes since the last flush.
@@ -508,20 +523,26 @@ package final class TLSHandler: ChannelDuplexHandler {
         case (_, .lingering):
             adopt(promise)
         case (.output, .open):
+            let wasFlushed = isFlushWanted
             guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
+            let sent = wasFlushed ? takePromise() : nil
             whenDry(failingWritesWith: ChannelError.outputClosed) { error in
-                if let error { promise?.fail(error) }
-                guard error == nil else { return }
+                if let error {
+                    sent?.fail(error)
+                    promise?.fail(error)
+                    return
+                }
                 self.session.close()
-                self.send(context, promise: nil)
+                self.send(context, promise: sent)
                 context.close(mode: .output, promise: promise)
             }
         case (.all, .open):
             adopt(promise)
+            let wasFlushed = isFlushWanted
             guard encryptFlushed(context) else { return }
             guard pending.hasFlushed else {
                 session.close()
-                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel)
+                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel, sent: wasFlushed ? takePromise() : nil)
             }
             // As if it were in the channel's buffer already: the peer has the same time to take it.
             state = .lingering
@@ -553,13 +574,16 @@ package final class TLSHandler: ChannelDuplexHandler {
         context.fireErrorCaught(error)
     }
 
-    private func linger(_ context: ChannelHandlerContext, failingWritesWith error: any Error, telling: () -> Void = {}) {
+    /// - Parameter sent: of what waits to be sent.
+    private func linger(
+        _ context: ChannelHandlerContext, failingWritesWith error: any Error, sent: EventLoopPromise<Void>? = nil, telling: () -> Void = {}
+    ) {
         deadline?.cancel()
         state = .lingering
         telling()
         // Whoever was told may have closed the channel.
         guard state == .lingering else { return }
-        send(context, promise: nil)
+        send(context, promise: sent)
         // Nothing can be encrypted any more.
         failWrites(error)
         failPending(error)

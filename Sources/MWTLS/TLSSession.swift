@@ -110,7 +110,8 @@ package import NIOCore
     /// Received and not looked at yet.
     package var unreadCiphertextBytes: Int { unsafe state.pointee.inboundCiphertext.readableBytes }
 
-    /// Whether OpenSSL could get on with the unread ciphertext: a whole record lies there, or something that never becomes one.
+    /// Whether OpenSSL could get on with the unread ciphertext: a whole record lies there, behind a change_cipher_spec if there is one, or
+    /// something that never becomes a record.
     package var hasWholeRecord: Bool {
         let bytes = unsafe state.pointee.inboundCiphertext
         guard bytes.readableBytes > 0 else { return false }
@@ -120,10 +121,16 @@ package import NIOCore
         case .insideHeader, .unknown: return true
         case .boundary: break
         }
-        let start = bytes.readerIndex
-        guard let type = bytes.getInteger(at: start, as: UInt8.self), RecordFraming.recordTypes.contains(type) else { return true }
+        var start = bytes.readerIndex
+        // RFC 8446 §D.4: one alone asks for nothing, and what comes behind it is on its way. Of more of them OpenSSL decides.
+        if bytes.getBytes(at: start, length: RecordFraming.changeCipherSpec.count) == RecordFraming.changeCipherSpec {
+            start += RecordFraming.changeCipherSpec.count
+        }
+        guard let type = bytes.getInteger(at: start, as: UInt8.self) else { return false }
+        guard RecordFraming.recordTypes.contains(type) else { return true }
         guard let length = bytes.getInteger(at: start + RecordFraming.lengthOffset, as: UInt16.self) else { return false }
-        return Int(length) > Self.maximumRecordCiphertextBytes || bytes.readableBytes >= RecordFraming.headerBytes + Int(length)
+        return Int(length) > Self.maximumRecordCiphertextBytes
+            || bytes.writerIndex - start >= RecordFraming.headerBytes + Int(length)
     }
 
     package var hasOutboundCiphertext: Bool { outboundCiphertextBytes > 0 }

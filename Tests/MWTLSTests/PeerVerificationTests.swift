@@ -1,3 +1,4 @@
+import COpenSSL
 import MWPKI
 import MWTLS
 import TestCertificates
@@ -321,6 +322,26 @@ import Testing
         #expect(server.peer == nil)
         #expect(server.error?.code == .possessionNotProven)
         #expect(client.alertReceived == TLSAlert.decryptError.rawValue)
+    }
+
+    // What is known of a certificate saves reading it again, and proves nothing.
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `A certificate that is known opens nothing without its key, nor with another signature`(version: TLSPolicy.Version) throws {
+        let authority = try TestAuthority()
+        let context = try TLSContext(server: authority.materialPair().server, policy: policy(version))
+        let victim = try authority.issueClient(name: "victim")
+        func attempt(_ identity: Identity) -> SessionEndpoint {
+            let server = SessionEndpoint(context)
+            join(RawPeer(.client, identity: identity), server)
+            return server
+        }
+        #expect(attempt(victim).peer?.leaf == victim.leaf)
+        #expect(attempt(try victim.withForeignKey()).error?.code == .possessionNotProven)
+        var der = victim.leaf.derBytes
+        der[der.count - 1] ^= 1
+        let forged = Identity(uncheckedLeaf: try Certificate(der: der, source: "forged"), intermediates: [], key: victim.key)
+        #expect(attempt(forged).error?.verificationResult == Int(X509_V_ERR_CERT_SIGNATURE_FAILURE))
+        #expect(attempt(victim).peer?.leaf == victim.leaf)
     }
 
     @Test("38: a server of another name is refused", arguments: TLSPolicy.Version.allCases, ["db.example.org", "127.0.0.2", "::2"])

@@ -41,7 +41,6 @@ import Testing
         // change_cipher_spec, and a record of 40 bytes cut in two. Its second half looks like a record of 0x3000 bytes.
         let recordBytes: UInt8 = 40
         server.feed(ByteBuffer(bytes: [0x14, 3, 3, 0, 1, 1] + [0x17, 3, 3, 0, recordBytes] + [UInt8](repeating: 9, count: 20)))
-        #expect(server.hasWholeRecord)
         server.step()
         #expect(server.error == nil && server.unreadCiphertextBytes == 0)
         server.feed(ByteBuffer(bytes: [0x17, 3, 3, 0x30, 0] + [UInt8](repeating: 9, count: 14)))
@@ -51,6 +50,30 @@ import Testing
         // It was no ciphertext of the client's; that is for OpenSSL to find.
         server.step()
         #expect(server.error != nil)
+    }
+
+    // RFC 8446 §D.4: clients send one before their last flight, often in a segment of its own.
+    @Test func `A change_cipher_spec is no reason for a step, and a second one is`() throws {
+        let server = SessionEndpoint(try TLSContext(server: try TestAuthority().materialPair().server, policy: policy(.tls13)))
+        let changeCipherSpec: [UInt8] = [0x14, 3, 3, 0, 1, 1]
+        for byte in changeCipherSpec {
+            server.feed(ByteBuffer(bytes: [byte]))
+            #expect(!server.hasWholeRecord)
+        }
+        let record: [UInt8] = [0x16, 3, 1, 0, 2, 9]
+        server.feed(ByteBuffer(bytes: record))
+        #expect(!server.hasWholeRecord)
+        server.feed(ByteBuffer(bytes: [9]))
+        #expect(server.hasWholeRecord)
+        let other = SessionEndpoint(try TLSContext(server: try TestAuthority().materialPair().server, policy: policy(.tls13)))
+        other.feed(ByteBuffer(bytes: changeCipherSpec + changeCipherSpec))
+        #expect(other.hasWholeRecord)
+        // What begins with one, and what is none.
+        for bytes: [UInt8] in [changeCipherSpec + [0x99], [0x14, 3, 3, 0, 2, 1, 1]] {
+            let third = SessionEndpoint(try TLSContext(server: try TestAuthority().materialPair().server, policy: policy(.tls13)))
+            third.feed(ByteBuffer(bytes: bytes))
+            #expect(third.hasWholeRecord)
+        }
     }
 
     @Test("A million bytes survive any cut", arguments: TLSPolicy.Version.allCases, [nil, 1_000, 16_384, 65_536])
