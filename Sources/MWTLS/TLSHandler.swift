@@ -84,9 +84,9 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// Behind what the session has encrypted, and before `unflushedPlaintext`.
     var pending = PendingPlaintext()
     var pump = Pump()
-    private var unflushedPromises: [EventLoopPromise<Void>] = []
+    var unflushedPromises: [EventLoopPromise<Void>] = []
     /// A flush was asked for before it could be done: during the handshake, or inside a read burst.
-    private var isFlushWanted = false
+    var isFlushWanted = false
     private var isInReadBurst = false
     private var isCloseWanted = false
     private var isAtGate = false
@@ -94,8 +94,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// Something came while a step was waited for.
     private var isMoreHere = false
     private var discardedBytes = 0
-    private var deadline: Scheduled<Void>?
-    private var closePromise: EventLoopPromise<Void>?
+    var deadline: Scheduled<Void>?
+    var closePromise: EventLoopPromise<Void>?
 
     /// - Parameters:
     ///   - gate: spaces out the handshake's steps on a server's event loop; `nil` runs them at once.
@@ -482,7 +482,7 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it. It leaves
     /// with what is sent next.
-    private func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
+    func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
         guard isFlushWanted else { return true }
         isFlushWanted = false
         // What is not much leaves together with the close.
@@ -490,7 +490,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     }
 
     /// One promise for all writes since the last flush.
-    private func takePromise() -> EventLoopPromise<Void>? {
+    func takePromise() -> EventLoopPromise<Void>? {
         guard let first = unflushedPromises.first else { return nil }
         for promise in unflushedPromises.dropFirst() { first.futureResult.cascade(to: promise) }
         unflushedPromises.removeAll(keepingCapacity: true)
@@ -509,129 +509,5 @@ package final class TLSHandler: ChannelDuplexHandler {
         guard event is TLSPlaintextReturned else { return context.triggerUserOutboundEvent(event, promise: promise) }
         isPlaintextReturned = true
         promise?.succeed(())
-    }
-
-    // MARK: Closing
-
-    package func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
-        switch (mode, state) {
-        case (.input, _), (_, .closed), (_, .idle):
-            context.close(mode: mode, promise: promise)
-        case (_, .handshaking):
-            end(with: ChannelError.ioOnClosedChannel)
-            context.close(mode: mode, promise: promise)
-        case (_, .lingering):
-            adopt(promise)
-        case (.output, .open):
-            let wasFlushed = isFlushWanted
-            guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
-            let sent = wasFlushed ? takePromise() : nil
-            whenDry(failingWritesWith: ChannelError.outputClosed) { error in
-                if let error {
-                    sent?.fail(error)
-                    promise?.fail(error)
-                    return
-                }
-                self.session.close()
-                self.send(context, promise: sent)
-                context.close(mode: .output, promise: promise)
-            }
-        case (.all, .open):
-            adopt(promise)
-            let wasFlushed = isFlushWanted
-            guard encryptFlushed(context) else { return }
-            guard pending.hasFlushed else {
-                session.close()
-                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel, sent: wasFlushed ? takePromise() : nil)
-            }
-            // As if it were in the channel's buffer already: the peer has the same time to take it.
-            state = .lingering
-            awaitPeersEnd(context)
-            whenDry(failingWritesWith: ChannelError.ioOnClosedChannel) { error in
-                guard error == nil else { return }
-                self.session.close()
-                self.send(context, promise: nil)
-                self.closeOutput(context)
-            }
-            context.read()
-        }
-    }
-
-    private func adopt(_ promise: EventLoopPromise<Void>?) {
-        guard let promise else { return }
-        if let closePromise { closePromise.futureResult.cascade(to: promise) } else { closePromise = promise }
-    }
-
-    /// The application is told, then the peer, then the connection ends: what the peer can see has been logged.
-    func fail(_ context: ChannelHandlerContext, _ error: TLSError) {
-        linger(context, failingWritesWith: error) { context.fireErrorCaught(error) }
-    }
-
-    /// The peer is past being told anything.
-    private func failWithoutPeer(_ context: ChannelHandlerContext, _ error: TLSError) {
-        guard state != .closed else { return }
-        end(with: error)
-        context.fireErrorCaught(error)
-    }
-
-    /// - Parameter sent: of what waits to be sent.
-    private func linger(
-        _ context: ChannelHandlerContext, failingWritesWith error: any Error, sent: EventLoopPromise<Void>? = nil, telling: () -> Void = {}
-    ) {
-        deadline?.cancel()
-        state = .lingering
-        telling()
-        // Whoever was told may have closed the channel.
-        guard state == .lingering else { return }
-        send(context, promise: sent)
-        // Nothing can be encrypted any more.
-        failWrites(error)
-        failPending(error)
-        awaitPeersEnd(context)
-        closeOutput(context)
-        // Also where reads are asked for by hand the peer's end is to be seen.
-        if state == .lingering { context.read() }
-    }
-
-    private func awaitPeersEnd(_ context: ChannelHandlerContext) {
-        let loop = context.eventLoop.assumeIsolated()
-        deadline = loop.scheduleTask(in: TimeAmount(policy.lingerTimeout)) { self.finishClosing(context) }
-    }
-
-    private func closeOutput(_ context: ChannelHandlerContext) {
-        let halfClosed = context.eventLoop.makePromise(of: Void.self)
-        halfClosed.futureResult.assumeIsolated().whenFailure { _ in self.finishClosing(context) }
-        context.close(mode: .output, promise: halfClosed)
-    }
-
-    private func finishClosing(_ context: ChannelHandlerContext) {
-        guard state == .lingering else { return }
-        state = .closed
-        deadline?.cancel()
-        deadline = nil
-        failPending(ChannelError.ioOnClosedChannel)
-        let promise = closePromise
-        closePromise = nil
-        context.close(mode: .all, promise: promise)
-    }
-
-    /// Nothing more happens on this connection.
-    private func end(with error: any Error) {
-        state = .closed
-        deadline?.cancel()
-        deadline = nil
-        failWrites(error)
-        failPending(error)
-        closePromise?.succeed(())
-        closePromise = nil
-    }
-
-    /// What was not flushed.
-    func failWrites(_ error: any Error) {
-        unflushedPlaintext = ByteBuffer()
-        pending.removeUnflushed()
-        let promises = unflushedPromises
-        unflushedPromises = []
-        for promise in promises { promise.fail(error) }
     }
 }
