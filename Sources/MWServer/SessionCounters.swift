@@ -65,6 +65,14 @@ package struct SessionCounters: Sendable {
     package var commitBatchRequests: UInt64 = 0
 
     package init() {}
+
+    /// Whether somebody asked for anything, or was told anything.
+    var hasServed: Bool {
+        let requests =
+            getRequests | putRequests | removeRequests | prefixRequests | scanRequests | transactionRequests | snapshotRequests
+            | sessionRequests | leaseRequests | failedRequests
+        return requests | forceReloadsSent | watchEventsSent != 0
+    }
 }
 
 /// The server's metrics: names as Prometheus wants them, no label without a bound.

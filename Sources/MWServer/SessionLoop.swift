@@ -52,6 +52,9 @@ package final class SessionLoop {
     private static let tick: Duration = .milliseconds(500)
     private static let minimumTick: Duration = .milliseconds(5)
 
+    /// Who asks more rarely than this may meet a handshake's step, half a millisecond.
+    private static let quietAfter = TimeAmount.seconds(10)
+
     /// One a minute: often enough to be seen, and clients that reconnect each second do not fill a disk.
     private static let awaitedIdentityLinesPerSecond = 1.0 / 60
 
@@ -97,10 +100,16 @@ package final class SessionLoop {
             let now = NIODeadline.now()
             self.ticked(now, lateBy: now - due)
             self.counters.connectionsOpen = self.census.total
+            if self.counters.hasServed { self.census.served(at: now.uptimeNanoseconds) }
             publish(self.counters)
             self.counters = SessionCounters()
             self.scheduleTick(in: delay, publish)
         }
+    }
+
+    /// Whether nobody has asked the server for anything, or been told anything, for a while; other loops are heard of with their ticks.
+    var isQuiet: Bool {
+        !self.counters.hasServed && self.census.isQuiet(at: self.now.uptimeNanoseconds, for: Self.quietAfter.nanoseconds)
     }
 
     /// Enforces every deadline that lies before `now`.

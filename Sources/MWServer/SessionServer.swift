@@ -94,7 +94,8 @@ package final class SessionServer: Sendable {
                 sessions.startTicking(publish: publish)
                 let gate = HandshakeGate(
                     eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
-                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) })
+                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) },
+                    isQuiet: { sessions.isQuiet })
                 return (
                     NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop),
                     NIOLoopBound(sessions, eventLoop: eventLoop)

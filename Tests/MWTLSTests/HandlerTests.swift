@@ -279,6 +279,32 @@ import Testing
         #expect(wire.server.received.contains("words"))
     }
 
+    @Test func `While nobody is served a step runs here, one before the loop looks at its sockets again`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        var isQuiet = true
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) }, isQuiet: { isQuiet })
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<4).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        // Both at once: the embedded loop runs only when it is told.
+        for wire in wires[..<2] { try wire.deliverToServer() }
+        #expect(wires[0].server.hasOutbound && !wires[1].server.hasOutbound && queue.count == 1)
+        loop.run()
+        try wires[2].deliverToServer()
+        #expect(wires[2].server.hasOutbound && queue.count == 1)
+        loop.run()
+        isQuiet = false
+        try wires[3].deliverToServer()
+        #expect(!wires[3].server.hasOutbound && gate.waitingCount == 1)
+        // Nobody is overtaken.
+        isQuiet = true
+        while queue.count > 0 {
+            queue.runFirst()
+            for wire in wires { wire.run() }
+        }
+        #expect(wires.allSatisfy { $0.server.peers.count == 1 && $0.client.peers.count == 1 })
+    }
+
     @Test func `What comes while a step is waited for is read once, and then no more`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
