@@ -17,6 +17,8 @@ package final class ConnectionCensus: Sendable {
     }
 
     private let counts = Mutex(Counts())
+    /// 0: never.
+    private let servedAt = Atomic<UInt64>(0)
     private let maximum: Int
     private let maximumPerCertificate: Int
     private let maximumPerPrincipal: Int
@@ -64,6 +66,17 @@ package final class ConnectionCensus: Sendable {
             return
         }
         counts[key] = count - 1
+    }
+
+    // MARK: Who is served
+
+    /// Somebody asked for something, or was told something, shortly before `now`: nanoseconds of the clock of the event loops.
+    func served(at now: UInt64) { self.servedAt.store(now, ordering: .relaxed) }
+
+    /// Whether nobody was served for so many nanoseconds. Loops share processors, so it is of all of them.
+    func isQuiet(at now: UInt64, for nanoseconds: Int64) -> Bool {
+        let servedAt = self.servedAt.load(ordering: .relaxed)
+        return servedAt == 0 || now >= servedAt &+ UInt64(clamping: nanoseconds)
     }
 
     package var total: Int { self.counts.withLock { $0.total } }

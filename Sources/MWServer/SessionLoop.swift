@@ -109,17 +109,16 @@ package final class SessionLoop: TLSTurns {
             let now = NIODeadline.now()
             self.ticked(now, lateBy: now - due)
             self.counters.connectionsOpen = self.census.total
-            if self.counters.hasServed { self.lastServedAt = now }
+            if self.counters.hasServed { self.census.served(at: now.uptimeNanoseconds) }
             publish(self.counters)
             self.counters = SessionCounters()
             self.scheduleTick(in: delay, publish)
         }
     }
 
-    /// Whether nobody has asked for anything here, or been told anything, for a while.
+    /// Whether nobody has asked the server for anything, or been told anything, for a while; other loops are heard of with their ticks.
     var isQuiet: Bool {
-        guard !self.counters.hasServed else { return false }
-        return self.lastServedAt.map { self.now - $0 >= Self.quietAfter } ?? true
+        !self.counters.hasServed && self.census.isQuiet(at: self.now.uptimeNanoseconds, for: Self.quietAfter.nanoseconds)
     }
 
     /// Enforces every deadline that lies before `now`.

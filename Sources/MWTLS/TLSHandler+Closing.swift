@@ -94,7 +94,7 @@ extension TLSHandler {
         context.close(mode: .output, promise: halfClosed)
     }
 
-    private func finishClosing(_ context: ChannelHandlerContext) {
+    func finishClosing(_ context: ChannelHandlerContext) {
         guard state == .lingering else { return }
         state = .closed
         deadline?.cancel()
