@@ -115,7 +115,8 @@ extension HandshakeGate {
     /// share, a loop would wait for a thread that stands back behind it.
     func retire(_ step: HandshakeStep) {
         guard let elsewhere, step.session.hasBegun else { return }
-        elsewhere { withExtendedLifetime(step) {} }
+        // By name: who lets go of it last is not known.
+        elsewhere { step.end() }
     }
 }
 
@@ -132,4 +133,6 @@ final class HandshakeStep: @unchecked Sendable {
     init(_ context: TLSContext) { box = UncheckedBox(TLSSession(context: context)) }
 
     func run() -> TLSSession.HandshakeStatus { session.handshake() }
+
+    func end() { session.end() }
 }

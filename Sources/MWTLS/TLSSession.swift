@@ -66,6 +66,14 @@ package import NIOCore
     /// Whether there is something of OpenSSL to be freed.
     private(set) var hasBegun = false
 
+    /// Frees what is OpenSSL's, here and now. Nothing may be asked of the session any more.
+    mutating func end() {
+        guard hasBegun else { return }
+        hasBegun = false
+        unsafe SSL_free(ssl)
+        unsafe ssl = nil
+    }
+
     private mutating func begin() {
         // Both fail only when memory is exhausted.
         guard let ssl = unsafe SSL_new(context.pointer), let bio = unsafe CiphertextBIO.make(over: state) else {
