@@ -25,8 +25,6 @@ package final class SessionLoop: TLSTurns {
     package var now: NIODeadline { self.tickedAt }
     package var maximumUnsentBytes: Int { self.limits.maximumUnsentBytes }
     private var tickedAt: NIODeadline
-    /// The first tick after it.
-    private var lastServedAt: NIODeadline?
     package private(set) var isDraining = false
     package private(set) var sessions: [SessionHandler] = []
     package var factory: (any SessionFactory)?
