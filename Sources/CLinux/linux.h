@@ -1,4 +1,5 @@
-// What Swift cannot say: calls of prctl(2), which is variadic, and the instruction for CRC32C.
+// What Swift cannot say: calls of prctl(2), which is variadic, of sync_file_range(2), which the C library shows to GNU programs only, and the
+// instruction for CRC32C.
 
 #ifndef MWS_LINUX_H
 #define MWS_LINUX_H
@@ -8,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 // 0, or the errno.
 static inline int mws_set_undumpable(void) { return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 ? 0 : errno; }
@@ -16,6 +19,12 @@ static inline int mws_set_undumpable(void) { return prctl(PR_SET_DUMPABLE, 0, 0,
 static inline int mws_set_no_new_privileges(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : errno; }
 
 static inline int mws_has_no_new_privileges(void) { return prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); }
+
+// Starts to write out what is dirty there, and does not wait; 0, or the errno.
+static inline int mws_start_writing(int descriptor, int64_t offset, int64_t count) {
+    const unsigned start_write = 2;  // SYNC_FILE_RANGE_WRITE
+    return syscall(SYS_sync_file_range, descriptor, offset, count, start_write) == 0 ? 0 : errno;
+}
 
 #if defined(__x86_64__)
 

@@ -1,3 +1,4 @@
+import CLinux
 package import Glibc
 
 /// An open file, and the few things the store does with files itself. The opener closes it.
@@ -73,6 +74,11 @@ package struct FileDescriptor: Sendable {
         var status = stat()
         guard unsafe fstat(raw, &status) == 0 else { throw StorageError(errno: errno, subject: subject) }
         return Int(status.st_size)
+    }
+
+    /// Lets the disk begin with what was written to `range`, and does not wait for it.
+    package func startWriting(_ range: Range<Int>) {
+        _ = mws_start_writing(raw, Int64(range.lowerBound), Int64(range.count))
     }
 
     /// Brings what was written to stable storage, and of the rest only what is needed to read it.

@@ -16,8 +16,11 @@ package struct StorageLimits: Sendable {
     /// The same for the batch of a commit, of which there is one for all event loops: with history it holds each value twice.
     static let maximumIdleCommitBytes = 8 << 20
     /// Bytes of requests after which a commit takes no more queues: what it makes of them, and what the engine does, is in memory several
-    /// times over until its sync has returned. What a connection or a turn of an event loop brought is never divided.
-    package static let maximumCommitBytes = 16 << 20
+    /// times over until its sync has returned. A request is never divided.
+    /// More would not make a request cheaper: the next commit is made while this one's sync is under way, if there is a next one.
+    package static let maximumCommitBytes = 1 << 20
+    /// Bytes of requests after which a submitter hands over what it has before its turn ends.
+    static let maximumQueueBytes = 256 << 10
     /// Requests and changes for which it keeps memory.
     static let maximumIdleCommitRequests = 16_384
     /// Memory for the revisions of keys that were written lately, in bytes: half a million keys. It grows as they are written.

@@ -33,6 +33,7 @@ package final class Submitter: @unchecked Sendable {
         token: UInt64, writeID: WriteIdentifier? = nil, principal: String = "", lease: LeaseID? = nil,
         _ body: (inout WriteBatch) throws(StorageError) -> Void
     ) throws(StorageError) {
+        if filling.batch.byteCount >= StorageLimits.maximumQueueBytes { flush() }
         try committer.admit(filling)
         let start = filling.batch.mark
         do {

@@ -20,6 +20,8 @@ final class CommitLog {
     /// Where the next frame goes.
     private(set) var position = LogFormat.segmentHeaderBytes
     private var synced = 0
+    /// What the disk has been told to begin with.
+    private var started = 0
     /// What of the file has been written, be it zeros.
     private var allocated = 0
     private var hasFailed = false
@@ -28,6 +30,8 @@ final class CommitLog {
     private static let aheadBytes = 256 << 10
     /// Frames that are longer do not need that.
     private static let longFrameBytes = 64 << 10
+    /// Bytes that nobody has synced before the disk begins with them.
+    private static let startedBytes = 4 << 20
 
     /// - Parameter segments: Those there are; the last one has no frames, and is the one to write.
     init(directory: String, segments: [LogSegment], forgotten: UInt64) {
@@ -56,6 +60,11 @@ final class CommitLog {
         position += buffer.byteCount
         if sync { synced = position }
         allocated = max(allocated, position)
+        // Without syncs the end of the segment would wait for all of it at once.
+        if position - max(synced, started) >= CommitLog.startedBytes {
+            current.file.startWriting(max(synced, started)..<position)
+            started = position
+        }
         if let removed = records.removed { forgotten = max(forgotten, removed) }
         current.update { contents in
             for frame in records.frames { contents.add(first: frame.first, last: frame.last, at: start + frame.offset) }
@@ -162,7 +171,7 @@ final class CommitLog {
             segments.append(next)
         } catch { throw fail(error) }
         position = LogFormat.segmentHeaderBytes
-        (synced, allocated) = (0, position)
+        (synced, started, allocated) = (0, 0, position)
     }
 
     static func makeSegment(_ number: UInt64, in directory: String, isThere: Bool = false) throws(StorageError) -> LogSegment {

@@ -65,7 +65,7 @@ final class PendingTable: @unchecked Sendable {
     private static let initialSlots = 1 << 10
     private static let slotsOffset = 8
     /// Entries that a scan sorts itself.
-    private static let unsortedEntries = 2048
+    private static let unsortedEntries = 4096
     /// Entries after which it counts as full: beyond, a lookup would miss the processor's caches more often than not.
     static let fullCount = 1 << 19
 
@@ -184,12 +184,41 @@ final class PendingTable: @unchecked Sendable {
     fileprivate func sortedEntries(_ range: Range<Int>, where isWanted: (UnsafeRawBufferPointer) -> Bool) -> Run {
         // Without those that a later one of the range takes the place of: they are not the newest, and the range ends with what is visible.
         var run: Run = []
-        for index in range where unsafe isWanted(key(index)) { run.append(UInt32(index)) }
-        run.sort { left, right in
-            let order = unsafe compareKeys(key(Int(left)), key(Int(right)))
-            return order != 0 ? order < 0 : left > right
+        run.reserveCapacity(range.count)
+        var common = Int.max
+        for index in range where unsafe isWanted(key(index)) {
+            run.append(UInt32(index))
+            common = unsafe min(common, PendingTable.commonBytes(key(index), key(Int(run[0])), atMost: common))
         }
+        // What follows the keys' common beginning mostly tells them apart, and needs no look at their bytes, which lie all over memory.
+        var places = run.map { SortedPlace(word: unsafe PendingTable.word(of: key(Int($0)), at: common), index: $0) }
+        places.sort { left, right in
+            if left.word != right.word { return left.word < right.word }
+            let order = unsafe compareKeys(key(Int(left.index)), key(Int(right.index)))
+            return order != 0 ? order < 0 : left.index > right.index
+        }
+        for (place, sorted) in places.enumerated() { run[place] = sorted.index }
         return withoutOlder(run)
+    }
+
+    private struct SortedPlace {
+        let word: UInt64
+        let index: UInt32
+    }
+
+    private static func commonBytes(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer, atMost limit: Int) -> Int {
+        let count = min(left.count, right.count, limit)
+        var common = 0
+        while common < count, unsafe left[common] == right[common] { common += 1 }
+        return common
+    }
+
+    /// Up to eight bytes from `offset` on as a number in whose order they are; zeros behind the end.
+    private static func word(of key: UnsafeRawBufferPointer, at offset: Int) -> UInt64 {
+        if key.count - offset >= 8 { return UInt64(bigEndian: unsafe key.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) }
+        var word: UInt64 = 0
+        for place in 0..<8 { word = unsafe word << 8 | (offset + place < key.count ? UInt64(key[offset + place]) : 0) }
+        return word
     }
 
     private func withoutOlder(_ run: Run) -> Run {
