@@ -8,6 +8,11 @@ struct PendingPlaintext {
         var promise: EventLoopPromise<Void>?
     }
 
+    /// Places of pieces that are gone, before room is made.
+    private static let maximumGapCount = 64
+    /// What is put together into one piece: a small one would keep the whole buffer that it lies in.
+    private static let maximumGatheredBytes = 16 << 10
+
     /// Those before `head` are encrypted. An array that is empty holds no memory: most connections never have anything here.
     private var pieces: [Piece] = []
     private var head = 0
@@ -22,8 +27,14 @@ struct PendingPlaintext {
 
     mutating func append(_ bytes: ByteBuffer) {
         guard bytes.readableBytes > 0 else { return }
-        pieces.append(Piece(bytes: bytes))
         byteCount += bytes.readableBytes
+        guard bytes.readableBytes <= Self.maximumGatheredBytes else { return pieces.append(Piece(bytes: bytes)) }
+        let last = pieces.count - 1
+        if last >= max(flushedEnd, head), pieces[last].bytes.readableBytes + bytes.readableBytes <= Self.maximumGatheredBytes {
+            pieces[last].bytes.writeImmutableBuffer(bytes)
+        } else {
+            pieces.append(Piece(bytes: ByteBuffer(bytes: bytes.readableBytesView)))
+        }
     }
 
     /// Everything so far may be encrypted; `promise` belongs to its last byte.
@@ -56,6 +67,11 @@ struct PendingPlaintext {
         if isEmpty {
             pieces = []
             (head, flushedEnd) = (0, 0)
+        } else if head >= Self.maximumGapCount, head * 2 >= pieces.count {
+            // A peer may take just enough for this never to become empty.
+            pieces.removeFirst(head)
+            flushedEnd -= head
+            head = 0
         }
         return (piece.bytes, piece.promise)
     }

@@ -13,10 +13,9 @@ extension TLSHandler {
         case (_, .lingering):
             adopt(promise)
         case (.output, .open):
-            let wasFlushed = isFlushWanted
-            guard encryptFlushed(context) else { return context.close(mode: .output, promise: promise) }
-            let sent = wasFlushed ? takePromise() : nil
-            whenDry(failingWritesWith: ChannelError.outputClosed) { error in
+            var sent: EventLoopPromise<Void>?
+            guard encryptFlushed(context, sent: &sent) else { return context.close(mode: .output, promise: promise) }
+            whenDry(failingWritesWith: ChannelError.outputClosed) { [sent] error in
                 if let error {
                     sent?.fail(error)
                     promise?.fail(error)
@@ -28,11 +27,11 @@ extension TLSHandler {
             }
         case (.all, .open):
             adopt(promise)
-            let wasFlushed = isFlushWanted
-            guard encryptFlushed(context) else { return }
+            var sent: EventLoopPromise<Void>?
+            guard encryptFlushed(context, sent: &sent) else { return }
             guard pending.hasFlushed else {
                 session.close()
-                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel, sent: wasFlushed ? takePromise() : nil)
+                return linger(context, failingWritesWith: ChannelError.ioOnClosedChannel, sent: sent)
             }
             // As if it were in the channel's buffer already: the peer has the same time to take it.
             state = .lingering

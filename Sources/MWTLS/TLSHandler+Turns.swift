@@ -33,9 +33,12 @@ extension TLSHandler {
     package var isBackedUp: Bool { pump.isBackedUp }
 
     /// Whether what is to be sent has to wait for its turn.
-    var isMuch: Bool {
-        turns != nil
-            && (!pending.isEmpty || session.outboundCiphertextBytes + unflushedPlaintext.readableBytes > Self.maximumBytesAtOnce)
+    var isMuch: Bool { isMuch(with: 0) }
+
+    func isMuch(with moreBytes: Int) -> Bool {
+        guard turns != nil else { return false }
+        let bytes = session.outboundCiphertextBytes + unflushedPlaintext.readableBytes + moreBytes
+        return !pending.isEmpty || bytes > Self.maximumBytesAtOnce
     }
 
     /// Returns whether all is well.

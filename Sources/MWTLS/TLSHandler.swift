@@ -304,7 +304,7 @@ package final class TLSHandler: ChannelDuplexHandler {
         if held.readableBytes > 0 { session.receive(held) }
         stepped(context, status)
         if state == .handshaking, held.readableBytes > 0 { askForStep(context) }
-        if isInputEndHeld, state == .handshaking { inputEnded(context) }
+        if isInputEndHeld, state == .handshaking, !isSteppingElsewhere, !isAtGate { inputEnded(context) }
         readWhatWasHeld(context)
     }
 
@@ -433,7 +433,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// It leaves with the next flush.
     package func seal(_ plaintext: ByteBuffer) {
         guard state == .open, pump.whenDry == nil, let context else { return }
-        guard pending.isEmpty else {
+        guard !isMuch(with: plaintext.readableBytes) else {
             pending.append(unflushedPlaintext)
             pending.append(plaintext)
             unflushedPlaintext = ByteBuffer()
@@ -480,13 +480,17 @@ package final class TLSHandler: ChannelDuplexHandler {
         }
     }
 
-    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it. It leaves
-    /// with what is sent next.
-    func encryptFlushed(_ context: ChannelHandlerContext) -> Bool {
+    /// A flush inside a read burst waits for the burst's end; a close does not wait, and must not lose what was flushed before it. What is not
+    /// much leaves together with the close, and then completes `sent`.
+    ///
+    /// - Returns: whether all is well.
+    func encryptFlushed(_ context: ChannelHandlerContext, sent: inout EventLoopPromise<Void>?) -> Bool {
         guard isFlushWanted else { return true }
         isFlushWanted = false
-        // What is not much leaves together with the close.
-        return isMuch ? encryptAndSend(context) : encrypt(context)
+        if isMuch { return encryptAndSend(context) }
+        guard encrypt(context) else { return false }
+        sent = takePromise()
+        return true
     }
 
     /// One promise for all writes since the last flush.

@@ -25,6 +25,20 @@ import Testing
         #expect(wire.client.errors.isEmpty)
     }
 
+    @Test func `What is sealed and is much leaves in turns, too, in order`() throws {
+        let (wire, turns, socket) = try rig()
+        let much = letters(2 << 20)
+        wire.tls.seal(ByteBuffer(string: "first;"))
+        wire.tls.seal(much)
+        wire.tls.seal(ByteBuffer(string: ";last"))
+        #expect(socket.writes == 0)
+        wire.tls.flush()
+        #expect(socket.writes == 1 && wire.tls.pendingPlaintextBytes > 1 << 20)
+        while turns.give() {}
+        wire.run()
+        #expect(wire.client.received == "first;" + String(buffer: much) + ";last")
+    }
+
     @Test func `What takes less than a millisecond leaves at once`() throws {
         let (wire, turns, socket) = try rig()
         try wire.server.channel.writeAndFlush(letters(Self.pieceBytes * 5)).wait()
