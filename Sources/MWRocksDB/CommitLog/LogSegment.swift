@@ -84,13 +84,12 @@ final class LogSegment: Sendable {
     deinit { file.close() }
 
     var last: UInt64 { contents.withLock { $0.last } }
-    var first: UInt64 { contents.withLock { $0.first } }
     var end: Int { contents.withLock { $0.end } }
 
     func update(_ body: (inout Contents) -> Void) { contents.withLock { body(&$0) } }
     func copyOfContents() -> Contents { contents.withLock { $0 } }
 
-    /// The last place from which all records from `revision` on can be found, and where the next place is: nil where there is none.
+    /// Places to read from, in order: from the first one on, all records from `revision` on are found.
     func places(from revision: UInt64) -> [Contents.Place] {
         contents.withLock { contents in
             let index = contents.places.partitioningIndex { $0.revision > revision }

@@ -370,8 +370,8 @@ extension PendingTable.View {
         let tail = unsafe table.sortedEntries(sortedCount..<max(count, sortedCount)) { unsafe range.contains($0) }
         if !tail.isEmpty { found.append((tail, 0..<tail.count)) }
         for run in runs.reversed() {
-            let lower = run.partitioningIndex { unsafe !range.isAbove(table.key(Int($0))) }
-            let upper = run.partitioningIndex { unsafe range.isBelow(table.key(Int($0))) }
+            let lower = run.partitioningIndex { unsafe !range.isBehind(table.key(Int($0))) }
+            let upper = run.partitioningIndex { unsafe range.isInFront(of: table.key(Int($0))) }
             if lower < upper { found.append((run, lower..<upper)) }
         }
         return found
@@ -379,13 +379,13 @@ extension PendingTable.View {
 }
 
 extension KeyRange {
-    /// Whether `key` is in front of the range.
-    fileprivate func isAbove(_ key: UnsafeRawBufferPointer) -> Bool {
+    /// Whether the range begins behind `key`.
+    fileprivate func isBehind(_ key: UnsafeRawBufferPointer) -> Bool {
         unsafe lower.span.bytes.withUnsafeBytes { unsafe compareKeys(key, $0) < 0 }
     }
 
-    /// Whether `key` is behind the range.
-    fileprivate func isBelow(_ key: UnsafeRawBufferPointer) -> Bool {
+    /// Whether the range ends in front of `key`.
+    fileprivate func isInFront(of key: UnsafeRawBufferPointer) -> Bool {
         guard let upper else { return false }
         return unsafe upper.span.bytes.withUnsafeBytes { unsafe compareKeys(key, $0) >= 0 }
     }
