@@ -1,5 +1,5 @@
-// What Swift cannot say: calls of prctl(2), which is variadic, of sync_file_range(2), which the C library shows to GNU programs only, and the
-// instruction for CRC32C.
+// What Swift cannot say: calls of prctl(2), which is variadic, of sync_file_range(2) and memfd_create(2), which the C library shows to GNU
+// programs only, and the instruction for CRC32C.
 
 #ifndef MWS_LINUX_H
 #define MWS_LINUX_H
@@ -24,6 +24,12 @@ static inline int mws_has_no_new_privileges(void) { return prctl(PR_GET_NO_NEW_P
 static inline int mws_start_writing(int descriptor, int64_t offset, int64_t count) {
     const unsigned start_write = 2;  // SYNC_FILE_RANGE_WRITE
     return syscall(SYS_sync_file_range, descriptor, offset, count, start_write) == 0 ? 0 : errno;
+}
+
+// A file in memory, which is gone once nobody has it open; its descriptor, or -1.
+static inline int mws_memory_file(const char *name) {
+    const unsigned close_on_exec = 1;  // MFD_CLOEXEC
+    return (int)syscall(SYS_memfd_create, name, close_on_exec);
 }
 
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
 import CRocksDB
+import Glibc
 import MWStorage
 import Synchronization
 
@@ -106,6 +107,19 @@ final class RocksDBDatabase: @unchecked Sendable {
     var hasBackgroundErrors: Bool {
         var count: UInt64 = 0
         return unsafe rocksdb_property_int(pointer, "rocksdb.background-errors", &count) == 0 && count > 0
+    }
+
+    /// Takes tables that were made outside (``TableFile``) in, all at once, as the newest; no two of them overlap. Their files go.
+    func takeIn(_ paths: [String]) throws(StorageError) {
+        let options = unsafe rocksdb_ingestexternalfileoptions_create()
+        defer { unsafe rocksdb_ingestexternalfileoptions_destroy(options) }
+        unsafe rocksdb_ingestexternalfileoptions_set_move_files(options, 1)
+        let names = unsafe paths.map { unsafe strdup($0) }
+        defer { unsafe names.forEach { unsafe free($0) } }
+        let pointers = unsafe names.map { unsafe UnsafePointer($0) }
+        try unsafe check { error in
+            unsafe pointers.withUnsafeBufferPointer { unsafe rocksdb_ingest_external_file(pointer, $0.baseAddress, $0.count, options, error) }
+        }
     }
 
     func checkpoint(to directory: String) throws(StorageError) -> Bool {

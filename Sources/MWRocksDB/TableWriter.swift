@@ -1,17 +1,15 @@
-import CRocksDB
 import Glibc
 import MWStorage
 
-/// Brings what is pending into RocksDB: as one sorted table, made beside the database and taken in whole.
+/// Brings what is pending into RocksDB: as sorted tables, made beside the database and taken in whole.
 struct TableWriter {
     private let database: RocksDBDatabase
     private let directory: String
-    private let path: String
 
     /// What merging two tables may take for a while, in bytes.
     private static let mergingBytes = 128 << 20
-    /// No name of RocksDB's own.
-    private static let fileName = "pending.sst"
+    /// Of no name of RocksDB's own.
+    private static let filePrefix = "pending"
     /// Entries between two looks whether to go on.
     private static let entriesPerCheck = 1024
     /// Tables that wait to be merged into the sorted levels: with more of them each read of a cold key costs more. RocksDB starts to merge at
@@ -21,9 +19,10 @@ struct TableWriter {
     init(_ database: RocksDBDatabase, directory: String) {
         self.database = database
         self.directory = directory
-        self.path = directory + "/" + TableWriter.fileName
         // Of one who was killed.
-        unsafe unlink(path)
+        for name in (try? FileDescriptor.names(in: directory)) ?? [] where name.hasPrefix(TableWriter.filePrefix) {
+            unsafe unlink("\(directory)/\(name)")
+        }
     }
 
     /// So many tables wait to be merged that another one should wait itself.
@@ -37,7 +36,7 @@ struct TableWriter {
             throw StorageError(errno: ENOSPC, subject: directory)
         }
         throw StorageError(
-            .ioError, subject: path, found: "an error of RocksDB's while it merged tables", remedy: "look at LOG beside it for the reason")
+            .ioError, subject: directory, found: "an error of RocksDB's while it merged tables", remedy: "look at LOG there for the reason")
     }
 
     /// Takes all that is visible into the database, where it is on stable storage when this returns.
@@ -45,39 +44,24 @@ struct TableWriter {
     /// - Parameter isCancelled: Asked now and then; then nothing was taken.
     func drain(_ view: PendingTable.View, isCancelled: () -> Bool = { false }) throws(StorageError) {
         var cursor = PendingCursor([view], .all, .forward)
-        guard var entry = unsafe cursor.next() else { return }
-        defer { unsafe unlink(path) }
-        let environment = unsafe rocksdb_envoptions_create()
-        defer { unsafe rocksdb_envoptions_destroy(environment) }
-        let writer = unsafe rocksdb_sstfilewriter_create(environment, database.tableOptions)
-        defer { unsafe rocksdb_sstfilewriter_destroy(writer) }
-        try unsafe database.check { unsafe rocksdb_sstfilewriter_open(writer, path, $0) }
-        var count = 0
-        while true {
-            let key = unsafe PendingTable.key(of: entry)
-            let keyStart = unsafe key.assumingMemoryBound(to: CChar.self).baseAddress
-            try unsafe database.check { error in
-                if let value = unsafe PendingTable.value(of: entry) {
-                    let valueStart = unsafe value.assumingMemoryBound(to: CChar.self).baseAddress
-                    unsafe rocksdb_sstfilewriter_put(writer, keyStart, key.count, valueStart, value.count, error)
-                } else {
-                    unsafe rocksdb_sstfilewriter_delete(writer, keyStart, key.count, error)
-                }
+        var paths: [String] = []
+        defer { for path in paths { unsafe unlink(path) } }
+        var next = unsafe cursor.next()
+        // One for each keyspace: what the store notes of itself in every commit would have all tables overlap, and every get look into each.
+        while let first = unsafe next {
+            let path = "\(directory)/\(TableWriter.filePrefix)\(paths.count).sst"
+            let table = try TableFile(at: path, database)
+            paths.append(path)
+            let keyspace = unsafe PendingTable.key(of: first).first
+            var count = 0
+            while let entry = unsafe next, unsafe PendingTable.key(of: entry).first == keyspace {
+                unsafe try table.append(PendingTable.key(of: entry), PendingTable.value(of: entry))
+                unsafe next = cursor.next()
+                count += 1
+                if count.isMultiple(of: TableWriter.entriesPerCheck), isCancelled() { return }
             }
-            count += 1
-            if count.isMultiple(of: TableWriter.entriesPerCheck), isCancelled() { return }
-            guard let next = unsafe cursor.next() else { break }
-            unsafe entry = next
+            try table.finish()
         }
-        try unsafe database.check { unsafe rocksdb_sstfilewriter_finish(writer, $0) }
-        let options = unsafe rocksdb_ingestexternalfileoptions_create()
-        defer { unsafe rocksdb_ingestexternalfileoptions_destroy(options) }
-        unsafe rocksdb_ingestexternalfileoptions_set_move_files(options, 1)
-        try unsafe database.check { error in
-            unsafe path.withCString { name in
-                var names: [UnsafePointer<CChar>?] = unsafe [name]
-                unsafe rocksdb_ingest_external_file(database.pointer, &names, 1, options, error)
-            }
-        }
+        if !paths.isEmpty { try database.takeIn(paths) }
     }
 }

@@ -10,6 +10,17 @@ package struct FileDescriptor: Sendable {
         guard raw >= 0 else { throw StorageError(errno: errno, subject: path) }
     }
 
+    /// Makes a file in memory; nil where the system has none.
+    package static func inMemory(named name: String) -> FileDescriptor? {
+        let raw = unsafe mws_memory_file(name)
+        return raw < 0 ? nil : FileDescriptor(raw: raw)
+    }
+
+    private init(raw: CInt) { self.raw = raw }
+
+    /// Under this name this process can open the file again.
+    package var ownPath: String { "/proc/self/fd/\(raw)" }
+
     package func close() { _ = Glibc.close(raw) }
 
     package func write(_ bytes: [UInt8], subject: String) throws(StorageError) {
