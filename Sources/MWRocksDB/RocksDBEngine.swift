@@ -24,7 +24,7 @@ extension StorageEngineFactory {
 /// RocksDB's own log and memory are not used: its log holds history a second time, and each change of a key that is put often would be
 /// sorted, written out and merged away. Here a put is one copy in the log and one in memory, and only what a key came to reaches a table.
 final class RocksDBEngine: StorageEngine, @unchecked Sendable {
-    // Safety: `log`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it says.
+    // Safety: `log`, `prepared`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it says.
     static let name = "rocksdb"
     private let database: RocksDBDatabase
     private let writer: TableWriter
@@ -34,6 +34,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
 
     private let writing = ConditionLock()
     private let log: CommitLog
+    /// Where a batch was added that has been written, and is not yet applied.
+    private var prepared: PendingTable?
     /// The last revision whose history is in the tables: programs before the log put it there.
     private let tablesEnd: UInt64
     private let state: Mutex<State>
@@ -137,39 +139,49 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
 
     // MARK: Writing
 
-    func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
-        guard !batch.isEmpty else { return sync ? try self.sync() : () }
-        var failure: StorageError?
-        writing.withLock {
-            do throws(StorageError) {
-                let table = try tableForWriting()
-                try log.append(batch, sync: sync)
-                unsafe batch.forEach { change in
-                    switch unsafe change {
-                    case .put(let key, let value):
-                        if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, value) }
-                    case .remove(let key):
-                        if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, nil) }
-                    }
-                }
-                var history = HistoryView(log, tablesEnd: tablesEnd)
-                // Swapped, so that segments nobody needs any more are closed outside.
-                state.withLock { state in
-                    table.publish()
-                    swap(&state.history, &history)
-                }
-                table.sortVisible()
-            } catch { failure = error }
-        }
-        if let failure { throw failure }
+    func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {
+        guard !batch.isEmpty else { return }
+        try withWriting { () throws(StorageError) in try prepare(batch, sync, written) }
     }
 
-    func sync() throws(StorageError) {
-        var failure: StorageError?
-        writing.withLock {
-            do throws(StorageError) { try log.sync() } catch { failure = error }
+    /// Only with `writing`.
+    private func prepare(_ batch: borrowing WriteBatch, _ sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {
+        let table = try tableForWriting()
+        if let sync = try log.write(batch, sync: sync) { written(sync) }
+        prepared = table
+        unsafe batch.forEach { change in
+            switch unsafe change {
+            case .put(let key, let value):
+                if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, value) }
+            case .remove(let key):
+                if unsafe HistoryKey.revision(key) == nil { unsafe table.add(key, nil) }
+            }
         }
-        if let failure { throw failure }
+    }
+
+    func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
+        guard !batch.isEmpty else { return sync ? try self.sync() : () }
+        try withWriting { () throws(StorageError) in
+            if prepared == nil { try prepare(batch, sync) { _ in } }
+            guard let table = prepared.take() else { preconditionFailure("a batch that was just prepared") }
+            defer { writing.broadcast() }
+            try log.append()
+            var history = HistoryView(log, tablesEnd: tablesEnd)
+            // Swapped, so that segments nobody needs any more are closed outside.
+            state.withLock { state in
+                table.publish()
+                swap(&state.history, &history)
+            }
+            table.sortVisible()
+        }
+    }
+
+    func sync() throws(StorageError) { try withWriting { () throws(StorageError) in try log.sync() } }
+
+    private func withWriting<R>(_ body: () throws(StorageError) -> R) throws(StorageError) -> R {
+        try writing.withLock { () -> Result<R, StorageError> in
+            do throws(StorageError) { return .success(try body()) } catch { return .failure(error) }
+        }.get()
     }
 
     /// The table that takes the next batch; waits where memory would hold too many. Only with `writing`.
@@ -275,16 +287,13 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     // MARK: The whole
 
     func checkpoint(to directory: String) throws(StorageError) -> Bool {
-        var failure: StorageError?
-        var closed: PendingTable?
-        writing.withLock {
-            do throws(StorageError) {
-                let table = state.withLock { $0.tables[0] }
-                if !table.isEmpty { _ = try closeTable() }
-                closed = state.withLock { $0.tables.count > 1 ? $0.tables[1] : nil }
-            } catch { failure = error }
+        let closed = try withWriting { () throws(StorageError) -> PendingTable? in
+            // What was prepared goes to the table that there is.
+            while prepared != nil { writing.wait(atMost: nil) }
+            let table = state.withLock { $0.tables[0] }
+            if !table.isEmpty { _ = try closeTable() }
+            return state.withLock { $0.tables.count > 1 ? $0.tables[1] : nil }
         }
-        if let failure { throw failure }
         if let closed { try waitUntil { state in !state.tables.contains { $0 === closed } } }
         return try database.checkpoint(to: directory)
     }

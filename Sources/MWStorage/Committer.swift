@@ -7,9 +7,14 @@ import Synchronization
 ///   flush ──────────┼──▶ take the whole queue ─▶ one engine batch, one sync ─▶ observers ─▶ deliver, once a submitter
 ///   submit, flush ──┘
 ///
-/// While it writes, the next queue fills: the busier the store, the larger the batches. Two rules hold throughout:
-/// nothing is acknowledged before its sync has returned, and after a failed write nothing more is written until the engine
-/// has been opened anew (``ReopenableEngine``).
+/// While it writes, the next queue fills: the busier the store, the larger the batches. Where much has been queued, another
+/// thread waits for the disk, and the next commit is evaluated meanwhile; it is written once this one has been applied:
+///
+///     commit   evaluate 1 │ write 1 │ evaluate 2 … │ apply 1, deliver │ write 2 │ evaluate 3 …
+///     sync                          │ sync 1       │                            │ sync 2
+///
+/// Two rules hold throughout: nothing is acknowledged, or can be read, before its sync has returned, and after a failed write
+/// nothing more is written until the engine has been opened anew (``ReopenableEngine``).
 final class Committer: @unchecked Sendable {
     // Safety: the first group is guarded by `lock`, the second is touched by the commit thread only.
     private let lock = ConditionLock()
@@ -19,6 +24,8 @@ final class Committer: @unchecked Sendable {
 
     private var machine: StoreMachine
     private var recovery = Recovery()
+    /// Where somebody else waits for the disk.
+    private var syncThread: SyncThread?
 
     private let isStopping = Atomic<Bool>(false)
     private let pendingBytes = Atomic<Int>(0)
@@ -61,6 +68,7 @@ final class Committer: @unchecked Sendable {
 
     func start() throws(StorageError) {
         guard options.commits == .thread else { return }
+        if options.durability == .sync { syncThread = try SyncThread() }
         let thread = try WorkerThread(name: "mw-commit") { self.run() }
         shared.withLock { $0.thread = thread }
     }
@@ -175,11 +183,13 @@ final class Committer: @unchecked Sendable {
         }
     }
 
-    /// The oldest, as many as one commit takes. Only with the lock.
-    private func takeQueue() -> [RequestQueue] {
-        var bytes = 0
+    /// The oldest, as many as one commit takes beside what it has. Only with the lock.
+    private func takeQueue(
+        besides begun: [RequestQueue] = [], while isWanted: (RequestQueue) -> Bool = { _ in true }
+    ) -> [RequestQueue] {
+        var bytes = begun.reduce(0) { $0 + $1.byteCount }
         var count = 0
-        while count < queue.count, bytes < StorageLimits.maximumCommitBytes {
+        while count < queue.count, bytes < StorageLimits.maximumCommitBytes, isWanted(queue[count]) {
             bytes += queue[count].byteCount
             count += 1
         }
@@ -237,6 +247,7 @@ final class Committer: @unchecked Sendable {
     }
 
     private func closeEngine() {
+        syncThread?.stop()
         engine.close(syncing: health == .writable)
         // Let go of outside of the lock: whoever waits for the next commit learns that there is none.
         _ = shared.withLock { state in
@@ -247,36 +258,91 @@ final class Committer: @unchecked Sendable {
 
     // MARK: Commits
 
+    /// Commits `work`, and what has been flushed meanwhile for as long as the disk leaves time to evaluate it.
     private func commit(_ work: [RequestQueue]) {
-        do throws(StorageError) {
-            try store(work)
-        } catch {
-            degrade(error)
-            finish(work, with: error)
-            return
-        }
-        published.publish(revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage)
-        if !machine.changes.requests.isEmpty {
-            let observers = shared.withLock { $0.observers }
-            if !observers.isEmpty {
-                let commit = Commit(
-                    previousRevision: machine.previousRevision, lastRevision: machine.revision, changes: machine.changes)
-                for entry in observers { entry.observer.committed(commit) }
+        var work = work
+        var evaluated = 0
+        beginCommit()
+        while true {
+            var following: [RequestQueue] = []
+            do throws(StorageError) {
+                try evaluate(work[evaluated...])
+                let commit = try endCommit()
+                try store(commit) { following = beginFollowing() }
+                published.publish(revision: commit.revision, compacted: commit.compacted, usage: commit.usage)
+                report(commit)
+                machine.commitApplied(commit)
+            } catch {
+                degrade(error)
+                finish(work, with: error)
+                finish(following, with: error)
+                return
             }
+            finish(work, with: nil)
+            guard !following.isEmpty else { return }
+            evaluated = following.count
+            work = following + lock.withLock { takeQueue(besides: following) }
         }
-        finish(work, with: nil)
     }
 
-    /// Evaluates `work`, and applies what comes of it, if anything does.
-    private func store(_ work: [RequestQueue]) throws(StorageError) {
+    private func beginCommit() { machine.commitBegan(now: options.clock(), wallTime: options.wallClock()) }
+
+    private func evaluate(_ work: ArraySlice<RequestQueue>) throws(StorageError) {
+        guard !work.isEmpty else { return }
         try engine.withEngine { (engine) throws(StorageError) in
-            machine.commitBegan(now: options.clock(), wallTime: options.wallClock())
             for queue in work { machine.requestsReceived(queue, engine) }
-            try machine.commitEnded(engine)
         }
-        if !machine.changes.batch.isEmpty {
-            try engine.apply(machine.changes.batch, sync: options.durability == .sync, revision: machine.revision)
+    }
+
+    private func endCommit() throws(StorageError) -> EndedCommit {
+        var commit: EndedCommit?
+        try engine.withEngine { (engine) throws(StorageError) in commit = try machine.commitEnded(engine) }
+        guard let commit else { preconditionFailure("an engine that is open runs the closure") }
+        return commit
+    }
+
+    /// Applies what has been evaluated, if that is anything.
+    ///
+    /// - Parameter whileSyncing: Called where there is something to do until the disk is done.
+    private func store(_ commit: EndedCommit, whileSyncing: () -> Void = {}) throws(StorageError) {
+        guard !commit.changes.batch.isEmpty else { return }
+        let sync = options.durability == .sync
+        var isOverlapping = false
+        try engine.prepare(commit.changes.batch, sync: sync) { sync in
+            isOverlapping = isOverlappingWorthwhile
+            if isOverlapping { syncThread?.start(sync) }
         }
+        if isOverlapping { whileSyncing() }
+        try engine.apply(commit.changes.batch, sync: sync, revision: commit.revision)
+    }
+
+    /// Whether so much has been flushed that evaluating it takes longer than having another thread wait.
+    private var isOverlappingWorthwhile: Bool {
+        lock.withLock {
+            var bytes = 0
+            for queue in queue {
+                guard queue.readsOnlyState, bytes < options.limits.minimumOverlapBytes else { break }
+                bytes += queue.byteCount
+            }
+            return bytes >= options.limits.minimumOverlapBytes
+        }
+    }
+
+    /// Begins the next commit while the one before is not applied.
+    private func beginFollowing() -> [RequestQueue] {
+        let following = lock.withLock { takeQueue { $0.readsOnlyState } }
+        guard !following.isEmpty else { return [] }
+        beginCommit()
+        do throws(StorageError) { try evaluate(following[...]) } catch { preconditionFailure("the engine has just written: \(error)") }
+        return following
+    }
+
+    private func report(_ commit: EndedCommit) {
+        guard !commit.changes.requests.isEmpty else { return }
+        let observers = shared.withLock { $0.observers }
+        guard !observers.isEmpty else { return }
+        let report = Commit(previousRevision: commit.previousRevision, lastRevision: commit.revision, changes: commit.changes)
+        for entry in observers { entry.observer.committed(report) }
     }
 
     /// Tells every submitter once, then lets its queues be filled again.
@@ -323,7 +389,12 @@ final class Committer: @unchecked Sendable {
             let opened = try Committer.machine(of: engine, options)
             machine.replace(with: opened)
             // Before anybody reads: revisions that were lost are not there, and never will be.
-            if machine.isAhead { try store([]) }
+            if machine.isAhead {
+                beginCommit()
+                let commit = try endCommit()
+                try store(commit)
+                machine.commitApplied(commit)
+            }
             published.publish(revision: machine.revision, compacted: machine.history.compacted, usage: machine.usage)
             recovery = Recovery()
             change(to: .writable)

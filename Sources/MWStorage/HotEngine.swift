@@ -38,6 +38,10 @@ final class HotEngine: StorageEngine, @unchecked Sendable {
         }
     }
 
+    func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {
+        try engine.prepare(batch, sync: sync, written)
+    }
+
     func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
         var writes: [Write] = []
         swap(&writes, &self.writes)

@@ -11,6 +11,8 @@ final class ReopenableEngine: @unchecked Sendable {
     private let gate = ReadGate()
     private var engine: (any StorageEngine)?
     private var unavailable: StorageError?
+    /// Of the batch that is to be applied next. Commit thread only.
+    private var prepared: DiskSync?
     private(set) var generation = 0
     /// Which store it was, and how far it had come, when it was opened first.
     let identity: StoreIdentity
@@ -92,9 +94,23 @@ final class ReopenableEngine: @unchecked Sendable {
         return try body(engine)
     }
 
+    /// Commit thread only: writes `batch`, which is to be applied next.
+    ///
+    /// - Parameter written: What it waits for then; it may be begun with at once, on any thread. Not called if that is nothing.
+    func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {
+        guard let engine else { throw missing }
+        try engine.prepare(batch, sync: sync) { sync in
+            prepared = sync
+            written(sync)
+        }
+    }
+
     /// Commit thread only: applies `batch`, with which the store comes to `revision`.
     func apply(_ batch: borrowing WriteBatch, sync: Bool, revision: Revision) throws(StorageError) {
         guard let engine else { throw missing }
+        // Before anything moves: who reads several keys does not read again, and hot values stay, because a disk is slow. Its failure comes
+        // from the engine.
+        if let sync = prepared.take() { try? sync.run() }
         sequence.add(1, ordering: .sequentiallyConsistent)
         defer { sequence.add(1, ordering: .sequentiallyConsistent) }
         try engine.apply(batch, sync: sync)
@@ -110,6 +126,7 @@ final class ReopenableEngine: @unchecked Sendable {
         let failure = gate.withExclusiveAccess { () -> StorageError? in
             engine?.close()
             engine = nil
+            prepared = nil
             hotValues?.removeAll()
             generation += 1
             do throws(StorageError) {

@@ -10,6 +10,8 @@ final class RequestQueue: @unchecked Sendable {
     var deliverTo: Submitter?
     /// Bytes of requests that are not in the batch.
     private var payloadBytes = 0
+    /// All of them can be evaluated while the commit before is being written.
+    private(set) var readsOnlyState = true
 
     init(submitter: UInt32) { self.submitter = submitter }
 
@@ -18,11 +20,13 @@ final class RequestQueue: @unchecked Sendable {
 
     func append(_ kind: Request.Kind, token: UInt64, payloadBytes: Int = 0) {
         requests.append(Request(token: token, kind: kind, end: batch.mark))
+        if !kind.readsOnlyState { readsOnlyState = false }
         self.payloadBytes += payloadBytes
     }
 
     func removeAll() {
         payloadBytes = 0
+        readsOnlyState = true
         batch.removeAll()
         requests.removeAll(keepingCapacity: requests.capacity <= StorageLimits.maximumIdleRequests)
         outcomes.removeAll(keepingCapacity: outcomes.capacity <= StorageLimits.maximumIdleRequests)
@@ -46,6 +50,14 @@ struct Request {
         indirect case keepLease(WriteTerms)
         indirect case revokeLease(WriteTerms)
         case compact(Revision)
+
+        /// It asks for no values, and of keys only which revisions put them.
+        var readsOnlyState: Bool {
+            switch self {
+            case .write, .guardedWrite: true
+            default: false
+            }
+        }
     }
 
     let token: UInt64

@@ -14,6 +14,10 @@ package protocol EngineReading: AnyObject, Sendable {
 ///
 /// Every engine runs the suite in `Tests/EngineContract`.
 package protocol StorageEngine: EngineReading {
+    /// Begins with what ``apply(_:sync:)`` of the same batch ends, which must be the next call that writes: writes the batch, which nobody
+    /// sees yet, and hands what is left for stable storage to `written`, before the rest of its work. An engine that cannot does nothing.
+    func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError)
+
     /// Applies all of `batch` or none of it; later operations on a key win over earlier ones.
     ///
     /// With `sync`, returns only once the batch is on stable storage. After it has thrown, no later read of this
@@ -37,6 +41,10 @@ package protocol StorageEngine: EngineReading {
 
     /// Gives everything back, without waiting for what is not yet on stable storage. Called once.
     func close()
+}
+
+extension StorageEngine {
+    package func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {}
 }
 
 /// The engine's map at one moment.

@@ -48,6 +48,10 @@ package struct StorageLimits: Sendable {
     /// Bytes of writes that may wait for the disk. Over it, requests are refused as `overloaded`: memory stays bounded
     /// when the disk is slower than the network.
     package var maximumPendingBytes = 64 << 20
+
+    /// Bytes of writes that wait for their commit, from which on they are evaluated while the commit before is being synced. To have another
+    /// thread wait for the disk costs as much as evaluating a few of them.
+    package var minimumOverlapBytes = 32 << 10
     /// Requests that may wait for the disk: about a second's worth.
     package var maximumPendingRequests = 131_072
     /// First and longest wait between attempts to reopen the engine after a disk error.

@@ -75,7 +75,8 @@ extension StoreMachine {
                 expected: "at most \(limits.maximumOutcomesPerSession) without", remedy: "acknowledge outcomes that have arrived")
         }
         guard write.sequence <= session.highest else { return nil }
-        if let outcome = newOutcomes[WriteKey(session: write.session, sequence: write.sequence)] { return outcome }
+        let key = WriteKey(session: write.session, sequence: write.sequence)
+        if let outcome = newOutcomes[key] ?? earlierOutcomes[key] { return outcome }
         return try StoreMachine.storedOutcome(of: write, engine)
     }
 

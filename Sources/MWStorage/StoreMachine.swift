@@ -6,10 +6,14 @@
 //                                    on what those before it did
 //   commitEnded ───────────────────▶ forgets old history
 //   apply changes.batch, sync        (one engine batch, made on the way)
+//   commitApplied ─────────────────▶
+//
+// The next commit may begin while the one before is being written: until that has been applied, it may have requests that
+// `Request.Kind.readsOnlyState` says. What the engine does not show yet is in what is kept of the commit before.
 //
 // Responsible for: which revision a request makes; what it changes, and whether at all; outcomes of sessions, and that none
 // is done twice; leases and the keys that go with them; prefixes; how much history there is. Not for: threads, syncs, who
-// waits, what may be done by whom. Its state runs ahead of the engine by the commit under way: after a failed one it is made
+// waits, what may be done by whom. Its state runs ahead of the engine by the commits under way: after a failed one it is made
 // anew from what the engine holds then.
 
 /// The rules of the store: takes requests and a time, and makes an engine batch and outcomes.
@@ -17,12 +21,14 @@ struct StoreMachine: ~Copyable {
     let limits: StorageLimits
     let makeSessionID: @Sendable () -> SessionID
     /// What the commit under way writes.
-    let changes = CommittedChanges()
+    private(set) var changes = CommittedChanges()
 
     /// As of the last request that was evaluated.
     fileprivate(set) var revision: Revision
     /// As of the beginning of the commit.
-    private(set) var previousRevision: Revision
+    private var previousRevision: Revision
+    /// As of the last commit that has been applied.
+    private var appliedRevision: Revision
     var prefixes: PrefixCounter
     var history: HistoryLedger
     /// History up to this revision is off the disk.
@@ -40,11 +46,17 @@ struct StoreMachine: ~Copyable {
     private var known: KnownRevisions
 
     // The commit under way.
+    /// The one that ended last has been applied.
+    private var isApplied = true
     var now: Duration
     private var wallTime: UInt64 = 0
     var overlay = CommitOverlay()
     /// Outcomes that the engine does not have yet.
     var newOutcomes: [WriteKey: OutcomeRecord] = [:]
+    /// Of the commit before, which the engine may not show yet.
+    private var earlierOverlay = CommitOverlay()
+    private var earlierChanges = CommittedChanges()
+    private(set) var earlierOutcomes: [WriteKey: OutcomeRecord] = [:]
     /// Of the results of its transactions.
     var resultBytes = 0
     private var isPrefixChanged = false
@@ -61,11 +73,15 @@ struct StoreMachine: ~Copyable {
     // MARK: Commits
 
     mutating func commitBegan(now: Duration, wallTime: UInt64) {
-        // The one before it has been done, or this machine would have been made anew.
+        // The one before it will have been done, or this machine is made anew.
         learn()
+        swap(&changes, &earlierChanges)
+        swap(&overlay, &earlierOverlay)
+        swap(&newOutcomes, &earlierOutcomes)
         changes.removeAll()
         overlay.removeAll()
         newOutcomes.removeAll(keepingCapacity: true)
+        if isApplied { forgetEarlier() }
         previousRevision = revision
         resultBytes = 0
         isPrefixChanged = false
@@ -106,8 +122,8 @@ struct StoreMachine: ~Copyable {
 
     /// Ends what is over, and completes the batch: if it is empty there is nothing to apply.
     ///
-    /// Only now: what the requests kept alive, while a slow disk kept them waiting, is not over.
-    mutating func commitEnded(_ engine: any StorageEngine) throws(StorageError) {
+    /// Only now: what the requests kept alive, while a slow disk kept them waiting, is not over. The commit before has been applied.
+    mutating func commitEnded(_ engine: any StorageEngine) throws(StorageError) -> EndedCommit {
         expire(engine)
         changes.writeHistory(at: wallTime)
         history.trim(to: limits, at: now)
@@ -123,6 +139,22 @@ struct StoreMachine: ~Copyable {
         if !changes.batch.isEmpty { changes.batch.putMeta(MetaRecord.historyBytesKey, UInt64(history.byteCount)) }
         if isPrefixChanged { try prefixes.store(in: &changes.batch) }
         if isLeaseCounterChanged { changes.batch.putMeta(MetaRecord.lastLeaseKey, lastLease) }
+        isApplied = false
+        return EndedCommit(
+            changes: changes, previousRevision: previousRevision, revision: revision, compacted: history.compacted, usage: usage)
+    }
+
+    /// The engine shows a commit, and everybody has been told.
+    mutating func commitApplied(_ commit: EndedCommit) {
+        appliedRevision = commit.revision
+        isApplied = true
+        if commit.changes === earlierChanges { forgetEarlier() }
+    }
+
+    private mutating func forgetEarlier() {
+        earlierChanges.removeAll()
+        earlierOverlay.removeAll()
+        earlierOutcomes.removeAll(keepingCapacity: true)
     }
 
     /// When there is something to do though nobody asks for anything.
@@ -283,6 +315,10 @@ struct StoreMachine: ~Copyable {
         of key: UnsafeRawBufferPointer, _ hash: Int, _ engine: any StorageEngine
     ) throws(StorageError) -> CommitOverlay.State {
         if let revision = unsafe known.revision(of: key, hash) { return CommitOverlay.State(revision: revision) }
+        if let index = unsafe earlierOverlay.find(key, hash, in: earlierChanges.batch) {
+            let state = earlierOverlay.entries[index].state
+            return CommitOverlay.State(revision: state.revision, lease: state.lease)
+        }
         return try unsafe StoreMachine.read(key, engine) { stored in
             stored.map { CommitOverlay.State(revision: $0.revision, lease: $0.lease) } ?? .absent
         }
@@ -354,6 +390,7 @@ extension StoreMachine {
         self.now = options.clock()
         self.revision = revision
         self.previousRevision = revision
+        self.appliedRevision = revision
         self.storedCompacted = compacted
         self.storedRevision = revision
         self.trimmed = compacted
@@ -389,7 +426,7 @@ extension StoreMachine {
         _ = opened.prefixes.reserve(below: prefixes.next)
         opened.lastLease = max(opened.lastLease, lastLease)
         // What an earlier skip came to has been told to nobody that did not read afresh.
-        if previousRevision > opened.revision { opened.skip(to: previousRevision == skippedTo ? previousRevision : previousRevision.next) }
+        if appliedRevision > opened.revision { opened.skip(to: appliedRevision == skippedTo ? appliedRevision : appliedRevision.next) }
         self = opened
     }
 
@@ -401,7 +438,17 @@ extension StoreMachine {
     private mutating func skip(to next: Revision) {
         revision = next
         previousRevision = next
+        appliedRevision = next
         skippedTo = next
         history = HistoryLedger(compacted: next)
     }
+}
+
+/// A commit that has been evaluated: what is to be applied, and what to say of it then.
+struct EndedCommit {
+    let changes: CommittedChanges
+    let previousRevision: Revision
+    let revision: Revision
+    let compacted: Revision
+    let usage: StorageUsage
 }

@@ -19,6 +19,8 @@ package final class MemoryDisk: Sendable {
         package var failOpens: StorageError.Code?
         /// Runs in the middle of each write, on the thread that writes: a slow disk, or a test that waits.
         package var duringWrite: (@Sendable () -> Void)?
+        /// Runs between a write and its sync, on the thread that writes: a disk that takes its time.
+        package var duringSync: (@Sendable () -> Void)?
         /// Copies for backups fail.
         package var failCheckpoints: StorageError.Code?
         /// Runs before each copy for a backup.
@@ -41,6 +43,7 @@ package final class MemoryDisk: Sendable {
     package init() {}
 
     package func setFaults(_ faults: Faults) { state.withLock { $0.faults = faults } }
+    package func changeFaults(_ change: (inout Faults) -> Void) { state.withLock { change(&$0.faults) } }
     package func liftFaults() { setFaults(Faults()) }
     /// Forgets what was never synced.
     package func cutPower() { state.withLock { $0.buffered = $0.stored } }
@@ -135,6 +138,13 @@ private final class MemoryEngine: StorageEngine {
         }
         let key = unsafe Array(key)
         unsafe MemorySnapshot.lend(view.withLock { $0.values[key] }, to: body)
+    }
+
+    /// Writes nothing, but as a store sees it a batch is on its way from here on.
+    func prepare(_ batch: borrowing WriteBatch, sync: Bool, _ written: (DiskSync) -> Void) throws(StorageError) {
+        guard sync, !batch.isEmpty else { return }
+        disk.state.withLock { $0.faults.duringSync }?()
+        written(DiskSync {})
     }
 
     func apply(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {

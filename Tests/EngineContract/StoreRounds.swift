@@ -4,7 +4,7 @@ import Testing
 
 /// Does random things to a store, and to a ``StoreModel``, and compares all that can be seen of them. The same seed does the same.
 ///
-/// A round is a commit of requests of two submitters; in between, time passes, the store is closed and opened, or its disk
+/// A round is a commit of requests of two submitters, and at times another one that begins while the first is being written; in between, time passes, the store is closed and opened, or its disk
 /// fails. The store has no thread of its own and no clock but this one's.
 package final class StoreRounds {
     private let factory: StorageEngineFactory
@@ -20,6 +20,8 @@ package final class StoreRounds {
     /// Where the description of a failure is found: what happened up to it.
     private var steps: [String] = []
     private var recentWrites: [ModelRequest] = []
+    /// Of what has been told since requests were submitted, how much has been compared: outcomes of each lane, and commits.
+    private var compared = (outcomes: [0, 0], commits: 0)
 
     package struct Mismatch: Error, CustomStringConvertible {
         package let description: String
@@ -90,6 +92,7 @@ package final class StoreRounds {
         self.random = SeededRandom(seed: seed)
         var options = StorageOptions()
         options.commits = .manual
+        options.limits.minimumOverlapBytes = 1
         options.limits.maximumHistoryRevisions = 60
         options.limits.maximumHistoryAge = .seconds(500)
         options.limits.maximumOutcomesPerSession = 6
@@ -156,44 +159,100 @@ package final class StoreRounds {
     }
 
     private func commit() throws {
-        try commit(lanes.map { _ in (0..<Int.random(in: 0...5, using: &random)).map { _ in request() } })
+        let requests = lanes.map { _ in (0..<Int.random(in: 0...5, using: &random)).map { _ in request() } }
+        guard disk != nil, Bool.random(using: &random) else { return try commit(requests) }
+        try commit(requests, then: laterWrites())
     }
 
     /// Submits requests of each lane, commits, and compares how they ended.
-    private func commit(_ requests: [[ModelRequest]]) throws {
+    ///
+    /// - Parameter later: What is flushed while the others are being written.
+    private func commit(_ requests: [[ModelRequest]], then later: [[ModelRequest]]? = nil) throws {
         try submit(requests)
+        let isFlushed = later.map { flushWhileSyncing($0, after: requests) }
         storage.runCommits()
+        disk?.liftFaults()
         try require(storage.health == .writable, "the store is writable")
-        model = try modelAfterwards(requests)
+        model = try modelAfterwards(requests, isLast: later == nil)
+        guard let later, let isFlushed else { return }
+        if !isFlushed.value.load(ordering: .relaxed) {
+            StoreRounds.submit(later, to: lanes, after: requests)
+            storage.runCommits()
+        }
+        model = try modelAfterwards(later)
     }
 
-    private func submit(_ requests: [[ModelRequest]]) throws {
-        world.commits.withLock { $0 = [] }
-        for (lane, requests) in zip(lanes, requests) {
-            lane.delivered.outcomes.withLock { $0 = [] }
-            for (token, request) in requests.enumerated() {
-                steps.append("submit \(request)")
-                try submit(request, UInt64(token), lane.submitter)
+    private func laterWrites() -> [[ModelRequest]] {
+        lanes.map { _ in
+            (0..<Int.random(in: 0...4, using: &random)).map { _ in request() }.filter { if case .write = $0 { true } else { false } }
+        }
+    }
+
+    private final class Flag: Sendable {
+        let value = Atomic<Bool>(false)
+    }
+
+    private func flushWhileSyncing(_ later: [[ModelRequest]], after requests: [[ModelRequest]]) -> Flag {
+        steps.append("while they are being written: \(later)")
+        let flag = Flag()
+        disk?.changeFaults { faults in
+            faults.duringSync = { [lanes] in
+                guard !flag.value.exchange(true, ordering: .relaxed) else { return }
+                StoreRounds.submit(later, to: lanes, after: requests)
+            }
+        }
+        return flag
+    }
+
+    /// Goes on behind `requests`.
+    private static func submit(_ later: [[ModelRequest]], to lanes: [Lane], after requests: [[ModelRequest]]) {
+        for (lane, (requests, later)) in zip(lanes, zip(requests, later)) {
+            for (index, request) in later.enumerated() {
+                do throws(StorageError) { try submit(request, UInt64(requests.count + index), lane.submitter) } catch {
+                    Issue.record("\(request): \(error)")
+                }
             }
             lane.submitter.flush()
         }
     }
 
-    /// What the model becomes by `requests`, with the outcomes and commits compared with it.
-    private func modelAfterwards(_ requests: [[ModelRequest]]) throws -> StoreModel {
+    private func submit(_ requests: [[ModelRequest]]) throws {
+        world.commits.withLock { $0 = [] }
+        compared = ([0, 0], 0)
+        for (lane, requests) in zip(lanes, requests) {
+            lane.delivered.outcomes.withLock { $0 = [] }
+            for (token, request) in requests.enumerated() {
+                steps.append("submit \(request)")
+                try StoreRounds.submit(request, UInt64(token), lane.submitter)
+            }
+            lane.submitter.flush()
+        }
+    }
+
+    /// What the model becomes by `requests` of one commit, with the outcomes and changes compared with it.
+    ///
+    /// - Parameter isLast: There was none after it.
+    private func modelAfterwards(_ requests: [[ModelRequest]], isLast: Bool = true) throws -> StoreModel {
         var model = model
         let now = world.now
         let before = model.revision
-        let commits = world.commits.withLock { $0 }
-        for (lane, requests) in zip(lanes, requests) {
-            let outcomes = lane.delivered.outcomes.withLock { $0 }
-            try require(outcomes.map(\.token) == requests.indices.map { UInt64($0) }, "each request has one outcome, in order")
+        for (lane, requests) in requests.enumerated() {
+            let first = compared.outcomes[lane]
+            compared.outcomes[lane] += requests.count
+            let all = lanes[lane].delivered.outcomes.withLock { $0 }
+            let outcomes = isLast ? all[first...] : all.dropFirst(first).prefix(requests.count)
+            try require(
+                outcomes.map(\.token) == requests.indices.map { UInt64(first + $0) }, "each request has one outcome, in order")
             for (request, outcome) in zip(requests, outcomes) {
                 let expected = model.perform(request, at: now)
                 try require(
                     ModelResult(outcome.result) == expected, "\(request)\n  ended with \(outcome.result)\n  expected   \(expected)")
             }
         }
+        let told = world.commits.withLock { $0 }.dropFirst(compared.commits)
+        let own = told.prefix { $0.revision.number <= model.revision.number || $0.origin.isLeaseExpiry }
+        let commits = isLast ? told : own
+        compared.commits += commits.count
         // What the requests kept alive is not over.
         model.endSessions(at: now)
         var due = model.dueLeases(at: now)
@@ -203,14 +262,14 @@ package final class StoreRounds {
             try require(model.endLease(lease, now) > 0, "lease \(lease) has keys")
         }
         for lease in due { try require(model.endLease(lease, now) == 0, "lease \(lease) has no keys, or its end is told") }
-        try require(storage.revision == model.revision, "revision \(storage.revision) is \(model.revision)")
+        if isLast { try require(storage.revision == model.revision, "revision \(storage.revision) is \(model.revision)") }
         try require(commits.map(\.revision.number) == Array(before.number + 1..<model.revision.number + 1), "commits have every revision")
         for commit in commits {
             try require(
                 commit.changes == model.log[Int(commit.revision.number) - 1].changes,
                 "revision \(commit.revision)\n  told \(commit.changes)\n  expected \(model.log[Int(commit.revision.number) - 1].changes)")
         }
-        try checkRetention(&model)
+        if isLast { try checkRetention(&model) }
         model.committed(after: self.model)
         return model
     }
@@ -245,10 +304,12 @@ package final class StoreRounds {
         let requests = lanes.map { _ in (0..<Int.random(in: 0...4, using: &random)).map { _ in request() } }
         let writesBefore = disk.writeCount
         try submit(requests)
+        let later = flushWhileSyncing(laterWrites(), after: requests)
         storage.runCommits()
         disk.liftFaults()
         guard storage.health != .writable else {
             try require(disk.writeCount == writesBefore, "a failed write degrades the store")
+            try require(!later.value.load(ordering: .relaxed), "nothing was written")
             model = try modelAfterwards(requests)
             return
         }
@@ -341,7 +402,7 @@ package final class StoreRounds {
 
     // MARK: Requests
 
-    private func submit(_ request: ModelRequest, _ token: UInt64, _ submitter: Submitter) throws(StorageError) {
+    private static func submit(_ request: ModelRequest, _ token: UInt64, _ submitter: Submitter) throws(StorageError) {
         switch request {
         case .write(let operations, let lease, let caller):
             try submitter.submit(token: token, writeID: caller.writeID, principal: caller.principal, lease: lease) {

@@ -17,6 +17,7 @@ final class CommitLog {
     /// History up to this revision has been removed.
     private(set) var forgotten: UInt64
     private var buffer = FrameBuffer()
+    private var written: Written?
     /// Where the next frame goes.
     private(set) var position = LogFormat.segmentHeaderBytes
     private var synced = 0
@@ -45,20 +46,26 @@ final class CommitLog {
 
     // MARK: Writing
 
-    /// Adds a batch; it has been written, and with `sync` is on stable storage, when this returns.
-    func append(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) {
+    /// Writes a batch; it is a part of the log once ``append()`` has been called, which must be the next call.
+    ///
+    /// - Returns: What brings it to stable storage, with `sync`.
+    func write(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) -> DiskSync? {
         try requireSound()
         let records = gather(batch)
-        do throws(StorageError) {
-            try write(syncs: sync)
-        } catch {
-            // Nobody was told of it, and a later opening need not wonder.
-            try? current.file.truncate(to: position, subject: current.path)
-            throw fail(error)
-        }
-        let start = position
+        do throws(StorageError) { try write(syncs: sync) } catch { throw abandon(error) }
+        let segment = current
+        let sync = sync ? DiskSync { () throws(StorageError) in try segment.file.syncData(subject: segment.path) } : nil
+        written = Written(records: records, sync: sync)
+        return sync
+    }
+
+    /// Makes the batch that was written a part of the log, once it is where it shall be.
+    func append() throws(StorageError) {
+        guard let written = written.take() else { return }
+        do throws(StorageError) { try written.sync?.run() } catch { throw abandon(error) }
+        let (records, start) = (written.records, position)
         position += buffer.byteCount
-        if sync { synced = position }
+        if written.sync != nil { synced = position }
         allocated = max(allocated, position)
         // Without syncs the end of the segment would wait for all of it at once.
         if position - max(synced, started) >= CommitLog.startedBytes {
@@ -79,6 +86,18 @@ final class CommitLog {
             try current.file.syncData(subject: current.path)
             synced = position
         } catch { throw fail(error) }
+    }
+
+    /// A batch that has been written and is not yet a part of the log.
+    private struct Written {
+        let records: Records
+        let sync: DiskSync?
+    }
+
+    /// Nobody was told of what was being written, and a later opening need not wonder.
+    private func abandon(_ error: StorageError) -> StorageError {
+        try? current.file.truncate(to: position, subject: current.path)
+        return fail(error)
     }
 
     /// What a batch has of history: its frames that have some, and up to where it is removed.
@@ -137,7 +156,6 @@ final class CommitLog {
         guard syncs else { return }
         let end = position + buffer.byteCount
         if end > allocated, buffer.byteCount <= CommitLog.longFrameBytes { writeZeros(from: end) }
-        try segment.file.syncData(subject: segment.path)
     }
 
     /// Costs nothing but time where it fails.
