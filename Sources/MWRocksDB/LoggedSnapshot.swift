@@ -39,8 +39,9 @@ final class LoggedSnapshot: EngineSnapshot {
             if try unsafe readHistory(key, body) { return }
             if unsafe history.isForgotten(key) { return body(nil) }
         }
+        let hash = unsafe PendingTable.hash(key)
         for view in views {
-            if let entry = unsafe view.find(key) {
+            if let entry = unsafe view.find(key, hash) {
                 return withExtendedLifetime(view.table) { unsafe body(PendingTable.value(of: entry)) }
             }
         }

@@ -108,8 +108,9 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
 
     func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
         if unsafe key.first == Keyspace.history.prefix { return try unsafe snapshot().read(key, body) }
+        let hash = unsafe PendingTable.hash(key)
         for table in state.withLock({ $0.tables }) {
-            if let entry = unsafe table.find(key) {
+            if let entry = unsafe table.find(key, hash) {
                 return withExtendedLifetime(table) { unsafe body(PendingTable.value(of: entry)) }
             }
         }

@@ -2,11 +2,11 @@
 ///
 /// The standard library's `Hasher` is the same function; this one takes a short key at once, where that one buffers: a third of the
 /// instructions for 16 bytes. (Aumasson, Bernstein, "SipHash: a fast short-input PRF", 2012)
-struct KeyHash: Sendable {
+package struct KeyHash: Sendable {
     private let key: (UInt64, UInt64)
 
     /// With a new secret.
-    init() {
+    package init() {
         var random = SystemRandomNumberGenerator()
         self.init(key: (random.next(), random.next()))
     }
@@ -14,7 +14,7 @@ struct KeyHash: Sendable {
     init(key: (UInt64, UInt64)) { self.key = key }
 
     @inline(__always)
-    func callAsFunction(_ bytes: UnsafeRawBufferPointer) -> Int {
+    package func callAsFunction(_ bytes: UnsafeRawBufferPointer) -> Int {
         var state = SipState(key)
         let count = bytes.count
         var offset = 0

@@ -266,9 +266,9 @@ final class PendingTable: @unchecked Sendable {
     }
 
     /// The newest visible version of a key; nil if there is none.
-    func find(_ key: UnsafeRawBufferPointer) -> UnsafePointer<Entry>? {
+    func find(_ key: UnsafeRawBufferPointer, _ hash: UInt32) -> UnsafePointer<Entry>? {
         let count = visible.load(ordering: .acquiring)
-        return unsafe count == 0 ? nil : find(key, PendingTable.hash(key), among: count)
+        return unsafe count == 0 ? nil : find(key, hash, among: count)
     }
 
     /// The newest version of a key among the first entries.
@@ -301,12 +301,10 @@ final class PendingTable: @unchecked Sendable {
 
     // MARK: Slots
 
-    fileprivate static func hash(_ key: UnsafeRawBufferPointer) -> UInt32 {
-        // Seeded anew in each process: nobody can choose keys that collide.
-        var hasher = Hasher()
-        unsafe hasher.combine(bytes: key)
-        return UInt32(truncatingIfNeeded: hasher.finalize())
-    }
+    /// Of this process alone: nobody can choose keys that collide.
+    private static let keyHash = KeyHash()
+
+    static func hash(_ key: UnsafeRawBufferPointer) -> UInt32 { UInt32(truncatingIfNeeded: unsafe keyHash(key)) }
 
     private static func makeSlots(_ count: Int) -> UnsafeMutableRawPointer {
         let slots = UnsafeMutableRawPointer.allocate(byteCount: slotsOffset + count * MemoryLayout<UInt32>.size, alignment: 8)
@@ -360,8 +358,8 @@ final class PendingTable: @unchecked Sendable {
 
 extension PendingTable.View {
     /// The newest version of a key at that moment.
-    func find(_ key: UnsafeRawBufferPointer) -> UnsafePointer<PendingTable.Entry>? {
-        unsafe count == 0 ? nil : table.find(key, PendingTable.hash(key), among: count)
+    func find(_ key: UnsafeRawBufferPointer, _ hash: UInt32) -> UnsafePointer<PendingTable.Entry>? {
+        unsafe count == 0 ? nil : table.find(key, hash, among: count)
     }
 
     /// Sorted lists of entries that are in `range`, the newest first, as places in runs.
