@@ -162,9 +162,19 @@ def opening_capitals():
     finish(wire)
 
 
+def connect_in_time():
+    """The handshake has the same limit: a busy machine may need more attempts than one."""
+    for _ in range(20):
+        try:
+            return connect()
+        except (ConnectionError, ssl.SSLError):
+            pass
+    raise Failure("no handshake was done in time")
+
+
 @probe("opening: silence after TLS ends in time")
 def opening_silence():
-    wire = connect()
+    wire = connect_in_time()
     # The limit is 5 s; a busy machine may notice later.
     wire.read_to_end(timeout=30)
     expect(wire.ending != "open", "still open after 30 s")
@@ -172,7 +182,7 @@ def opening_silence():
 
 @probe("opening: one byte a second does not put the limit off")
 def opening_drip():
-    wire = connect()
+    wire = connect_in_time()
     start = time.monotonic()
     for byte in request():
         if wire.ending is not None or time.monotonic() - start > 30:
