@@ -118,8 +118,8 @@ final class PeerProcess: Sendable {
     }
 
     private static let pauseBetweenLooks = Duration.milliseconds(25)
-    /// Half a minute, for machines that do much at once.
-    private static let looks = 1200
+    /// Two minutes, for machines that do much at once.
+    private static let looks = 4800
 }
 
 /// A new directory (mode 0700), for a process that removes it.

@@ -9,7 +9,7 @@ import TestCertificates
 import Testing
 
 /// `doctor`, the tunnel and the client library against a server process.
-@Suite(.timeLimit(.minutes(3))) struct DoctorAndTunnelTests {
+@Suite(.timeLimit(.minutes(10))) struct DoctorAndTunnelTests {
     private static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
     private static func configuration(_ directory: TemporaryDirectory, _ endpoints: [String]) throws -> StorageClientConfiguration {

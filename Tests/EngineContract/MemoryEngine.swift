@@ -13,6 +13,8 @@ package final class MemoryDisk: Sendable {
         package var failSyncs = false
         /// Whether a batch whose sync failed is there after reopening.
         package var keepsUnsynced = false
+        /// Runs before each read of a key, whoever reads: what happens meanwhile.
+        package var beforeRead: (@Sendable () -> Void)?
         /// Reads fail their checksum.
         package var corruptReads = false
         /// The engine cannot be opened.
@@ -133,7 +135,9 @@ private final class MemoryEngine: StorageEngine {
     var bytesNeededToReopen: Int { 0 }
 
     func read(_ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Void) throws(StorageError) {
-        if disk.state.withLock({ $0.faults.corruptReads }) {
+        let (isCorrupt, beforeRead) = disk.state.withLock { ($0.faults.corruptReads, $0.faults.beforeRead) }
+        beforeRead?()
+        if isCorrupt {
             throw StorageError(engine: "memory", message: "Corruption: injected", directory: "memory")
         }
         let key = unsafe Array(key)

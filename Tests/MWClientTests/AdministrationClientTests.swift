@@ -6,7 +6,7 @@ import NIOCore
 import Testing
 
 /// The client of the native protocol against a server that answers what the test says.
-@Suite(.timeLimit(.minutes(2))) struct AdministrationClientTests {
+@Suite(.timeLimit(.minutes(10))) struct AdministrationClientTests {
     private static func with(
         _ server: FakeServer, _ change: (inout StorageClientConfiguration) -> Void = { _ in },
         _ body: (AdministrationClient) async throws -> Void

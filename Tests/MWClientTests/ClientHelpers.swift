@@ -12,6 +12,18 @@ func withClient<Result: Sendable>(
     try await withStorageClient(configuration, logger: quiet, body)
 }
 
+/// Ends a call of `client` at a deadline after it was sent; on a busy machine that takes more attempts, each with twice the time.
+///
+/// - Returns: The error of the one that was sent.
+func putUntilSent(_ client: StorageClient) async -> ClientError? {
+    var timeout = Duration.milliseconds(100)
+    while true {
+        let error = await failure { try await client.put([(key: bytes("k"), value: bytes("v"))], timeout: timeout) }
+        guard timeout < .seconds(30), error?.code == .deadlineExceeded, error?.mayHaveTakenEffect == false else { return error }
+        timeout *= 2
+    }
+}
+
 /// The error that `body` throws, as a `ClientError`.
 func failure(_ body: () async throws -> Void) async -> ClientError? {
     do {

@@ -6,7 +6,7 @@ import MWTLS
 import TestCertificates
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct DoctorTests {
+@Suite(.timeLimit(.minutes(10))) struct DoctorTests {
     typealias Check = DoctorReport.Check
 
     private func examine(

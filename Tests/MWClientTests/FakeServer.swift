@@ -127,7 +127,7 @@ final class FakeServer: Sendable {
 
     func stop() async throws { try await self.channel.close() }
 
-    /// A configuration with short waits for a client of `authority`.
+    /// A configuration for a client of `authority`: it comes back at once, and everybody has all the time that a busy machine needs.
     func configuration(
         client: Identity? = nil, trusting: TestAuthority? = nil, _ change: (inout StorageClientConfiguration) -> Void = { _ in }
     ) throws -> StorageClientConfiguration {
@@ -138,7 +138,10 @@ final class FakeServer: Sendable {
         configuration.subprotocol = .mwdb
         configuration.reconnection.base = .milliseconds(1)
         configuration.reconnection.cap = .milliseconds(5)
-        configuration.timeouts.drain = .milliseconds(500)
+        configuration.timeouts.connect = .seconds(60)
+        configuration.timeouts.tls = .seconds(60)
+        configuration.timeouts.upgrade = .seconds(60)
+        configuration.timeouts.drain = .seconds(30)
         change(&configuration)
         return configuration
     }

@@ -67,7 +67,7 @@ private final class FaultyStore: Sendable {
     }
 }
 
-@Suite(.timeLimit(.minutes(2))) struct FaultTests {
+@Suite(.timeLimit(.minutes(10))) struct FaultTests {
     @Test(
         "whatever breaks: an acknowledged write is there, a refused one is not, an unknown one is either, and none is done twice",
         arguments: 0..<12)

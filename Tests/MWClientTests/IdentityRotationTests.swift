@@ -9,7 +9,7 @@ import Testing
 
 /// A client whose certificate is replaced while it is connected. Method: files in a temporary directory, and a server that answers when the test
 /// says so.
-@Suite(.timeLimit(.minutes(2))) struct IdentityRotationTests {
+@Suite(.timeLimit(.minutes(10))) struct IdentityRotationTests {
     private struct Bench {
         let server: FakeServer
         let directory: TemporaryDirectory

@@ -62,7 +62,7 @@ func entry(_ key: String, _ value: String, _ revision: Int64, lease: Int64? = ni
     return entry
 }
 
-@Suite(.timeLimit(.minutes(2))) struct NativeClientTests {
+@Suite(.timeLimit(.minutes(10))) struct NativeClientTests {
     static let store = Incarnation(Array(repeating: 1, count: 16)) ?? .unknown
 
     @Test("an absent key is nil and an empty value is one; revisions are the store's")

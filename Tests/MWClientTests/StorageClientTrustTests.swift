@@ -9,7 +9,7 @@ import Synchronization
 import TestCertificates
 import Testing
 
-@Suite(.timeLimit(.minutes(2))) struct StorageClientTrustTests {
+@Suite(.timeLimit(.minutes(10))) struct StorageClientTrustTests {
     // MARK: Trust
 
     @Test("a client that the server does not trust learns the alert's name, and does not try again", arguments: TLSPolicy.Version.allCases)

@@ -12,8 +12,11 @@ struct Workbench {
 
     var trust: HTTPTransferTrust { .only(Array(authority.root.pem.utf8)) }
 
+    /// Connections may take as long as a busy machine needs for them.
     func transfer(_ limits: HTTPTransferLimits = HTTPTransferLimits(), trust: HTTPTransferTrust? = nil) throws -> HTTPTransfer {
-        try HTTPTransfer(userAgent: "test/1", trust: trust ?? self.trust, usesEnvironmentProxies: false, limits: limits)
+        var limits = limits
+        limits.connectTimeout = .seconds(120)
+        return try HTTPTransfer(userAgent: "test/1", trust: trust ?? self.trust, usesEnvironmentProxies: false, limits: limits)
     }
 
     /// Stopped, with all its threads, when `body` is over.

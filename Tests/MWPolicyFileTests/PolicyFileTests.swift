@@ -239,7 +239,7 @@ import Testing
         #expect(self.faults(String(repeating: "[", count: 500_000)).count == 1)
         #expect(self.faults(String(repeating: "[", count: 900) + String(repeating: "]", count: 900)).count == 1)
         #expect(self.faults(String(repeating: "- ", count: 500_000)).count == 1)
-        #expect(ContinuousClock.now - started < .seconds(30))
+        #expect(ContinuousClock.now - started < .seconds(300))
     }
 
     @Test func `Administering some keys only is worth a warning: the server's own administration needs all`() throws {

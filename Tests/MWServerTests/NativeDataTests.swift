@@ -1,3 +1,4 @@
+import Dispatch
 import EngineContract
 import MWProtocol
 import MWStorage
@@ -38,6 +39,28 @@ import Testing
         let nothing = try client.write(NativeRemove(["a", "none"]))
         #expect(nothing.revision == 2 && nothing.changes == 0)
         #expect(try client.ask(NativeGet(["a", "b"])).entries.map(\.shown) == ["=@0", "=2@1"])
+    }
+
+    // Method: a value that is too large for the memory in front of the engine, and a commit between the moment when the get begins and the
+    // engine's look.
+    @Test func `A get of a key that goes while it is read is of the revision in which it has gone`() throws {
+        let harness = try StorageHarness()
+        let client = try harness.connectNative()
+        _ = try client.write(NativePut([("k", String(repeating: "v", count: 100 << 10))]))
+        let (disk, storage) = (harness.disk, harness.storage)
+        var faults = MemoryDisk.Faults()
+        faults.beforeRead = {
+            // The commit reads, too.
+            disk.liftFaults()
+            let stored = DispatchSemaphore(value: 0)
+            let submitter = storage.makeSubmitter { _ in stored.signal() }
+            try? submitter.submit(token: 0) { (batch) throws(StorageError) in try batch.remove([UInt8(ascii: "k")]) }
+            submitter.flush()
+            stored.wait()
+        }
+        disk.setFaults(faults)
+        let values = try client.ask(NativeGet(["k"]))
+        #expect(values.revision == 2 && values.entries.map(\.shown) == ["=@0"])
     }
 
     @Test func `Any bytes can be a key and a value, the empty ones too`() throws {

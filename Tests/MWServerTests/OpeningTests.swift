@@ -60,15 +60,30 @@ import Testing
         }
     }
 
-    @Test func `A peer that says nothing is closed at the deadline, before TLS and after it`() async throws {
-        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(200) }) { running in
+    @Test func `A peer that says nothing is closed at the deadline`() async throws {
+        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(20) }) { running in
             let silent = try await TestPeer.connect(to: running.address, nil)
-            let halfway = try await TestPeer.connect(to: running.address, try running.clientContext())
-            try await halfway.send(ByteBuffer(string: "GET / HTTP/1.1\r\n"))
             await silent.untilClosed()
-            await halfway.untilClosed()
             #expect(running.server.openConnections == 0)
+            #expect(try await self.refusals(running).allSatisfy(Self.late.contains))
         }
+    }
+
+    // The deadline is longer each time until the handshake was done before it, however busy the machine is.
+    @Test func `A peer that shakes hands and never ends its request is closed at the deadline`() async throws {
+        var timeout = Duration.milliseconds(100)
+        var found: String?
+        while found == nil, timeout < .seconds(60) {
+            try await RunningServer.with({ $0.limits.openingTimeout = timeout }) { running in
+                let halfway = try await TestPeer.connect(to: running.address, try running.clientContext())
+                try? await halfway.send(ByteBuffer(string: "GET / HTTP/1.1\r\n"))
+                await halfway.untilClosed()
+                found = running.log.lines("opening timed out").first?.metadata["found"]
+                #expect(running.server.openConnections == 0)
+            }
+            timeout *= 2
+        }
+        #expect(found == "waiting for http request")
     }
 
     @Test(arguments: [TLSPolicy.Version.tls12, .tls13])
@@ -129,7 +144,7 @@ import Testing
         let change = { (configuration: inout StorageServerConfiguration) in
             configuration.eventLoops = 1
             configuration.limits.maximumOpenings = 2
-            configuration.limits.openingTimeout = .seconds(60)
+            configuration.limits.openingTimeout = .seconds(600)
         }
         try await RunningServer.with(change) { running in
             let started = ContinuousClock.now
@@ -137,30 +152,48 @@ import Testing
             let second = try await TestPeer.connect(to: running.address, nil)
             let third = try await TestPeer.connect(to: running.address, nil)
             await third.untilClosed()
-            #expect(ContinuousClock.now - started < .seconds(30))
+            #expect(ContinuousClock.now - started < .seconds(300))
             #expect(running.log.lines("opening timed out").isEmpty)
             for peer in [first, second] { await peer.close() }
         }
     }
 
-    // A peer that sends half a hello and resets the connection; then one that stays until its time is over.
-    @Test func `A peer that resets, or is late, in its handshake is one refusal`() async throws {
-        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(500) }) { running in
-            for (count, isReset) in [(1, true), (2, false)] {
-                let peer = try await TestPeer.connect(to: running.address, nil)
-                try await peer.send(ByteBuffer(bytes: [22, 3, 1, 0, 200, 1]))
-                if isReset {
-                    try await (peer.channel as? any SocketOptionProvider)?.setSoLinger(linger(l_onoff: 1, l_linger: 0)).get()
-                    await peer.close()
-                } else {
-                    await peer.untilClosed()
-                }
-                while running.server.audit?.rejections.total != UInt64(count) { await Task.yield() }
-            }
-            await running.server.stop()
-            #expect(running.log.lines("tls handshake refused").map { $0.metadata["check"] }.contains("handshakeAbandoned"))
-            let refused = running.log.lines.filter { $0.message == "tls handshake refused" || $0.message == "tls handshake timed out" }
-            #expect(refused.count == 2)
+    // A peer that sends half a hello and resets the connection.
+    @Test func `A peer that resets in its handshake is one refusal`() async throws {
+        try await RunningServer.with { running in
+            let peer = try await self.connectWithHalfAHello(running)
+            try await (peer.channel as? any SocketOptionProvider)?.setSoLinger(linger(l_onoff: 1, l_linger: 0)).get()
+            await peer.close()
+            #expect(try await self.refusals(running) == [["tls handshake refused", "handshakeAbandoned"]])
         }
+    }
+
+    // The same, and it stays until its time is over.
+    @Test func `A peer that is late in its handshake is one refusal`() async throws {
+        try await RunningServer.with({ $0.limits.openingTimeout = .milliseconds(100) }) { running in
+            let peer = try await self.connectWithHalfAHello(running)
+            await peer.untilClosed()
+            #expect(try await self.refusals(running).allSatisfy(Self.late.contains))
+        }
+    }
+
+    private func connectWithHalfAHello(_ running: RunningServer) async throws -> TestPeer {
+        let peer = try await TestPeer.connect(to: running.address, nil)
+        // On a busy machine its time may be over already.
+        try? await peer.send(ByteBuffer(bytes: [22, 3, 1, 0, 200, 1]))
+        return peer
+    }
+
+    /// A deadline that passes in a handshake is noticed by TLS, or by the server's look at all that open.
+    private static let late = [["tls handshake refused", "handshakeTimedOut"], ["tls handshake timed out", "timeout"]]
+
+    /// The line about a refused handshake, and its check, once there is one and the server has ended: there is one.
+    private func refusals(_ running: RunningServer) async throws -> [[String]] {
+        let audit = try #require(running.server.audit)
+        while audit.rejections.total == 0 { await Task.yield() }
+        await running.server.stop()
+        let lines = running.log.lines.filter { $0.message.hasPrefix("tls handshake") }.map { [$0.message, $0.metadata["check"] ?? ""] }
+        #expect(audit.rejections.total == 1 && lines.count == 1)
+        return lines
     }
 }

@@ -28,7 +28,12 @@ import Testing
         let group = MultiThreadedEventLoopGroup.singleton
         let pair = try TestAuthority().materialPair()
         let stranger = TLSMaterial(identity: try TestAuthority().issueClient(), trustStore: pair.client.trustStore)
-        let server = try await serve(pair.server, on: group, policy: policy(version))
+        // Who reads slowly, as on a busy machine, reads it too.
+        let patient = policy(version) {
+            $0.handshakeTimeout = .seconds(60)
+            $0.lingerTimeout = .seconds(60)
+        }
+        let server = try await serve(pair.server, on: group, policy: patient)
         let context = try TLSContext(client: stranger, verification: .name(.ip("127.0.0.1")), policy: policy(version))
         let address = try #require(server.localAddress)
         try await withThrowingTaskGroup(of: (any Error).self) { tasks in

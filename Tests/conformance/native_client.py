@@ -27,7 +27,7 @@ class WebSocket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(trust)
         context.load_cert_chain(chain, key)
-        tcp = socket.create_connection((host, port), timeout=30)
+        tcp = socket.create_connection((host, port), timeout=120)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = context.wrap_socket(tcp, server_hostname=host)
         self.input = self.stream.makefile("rb")

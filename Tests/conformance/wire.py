@@ -11,6 +11,8 @@ import struct
 import time
 
 READ_BYTES = 1 << 16
+# Seconds for what must happen, however busy the machine is: whoever waits so long waits in vain.
+PATIENCE = 120
 
 
 class Wire:
@@ -26,7 +28,7 @@ class Wire:
     def __init__(self, connected, context, server_name=None):
         """`connected` is a socket; with a server name we are the client on it, without one the server."""
         self.socket = connected
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_name is None, server_hostname=server_name)
@@ -61,7 +63,7 @@ class Wire:
         pending = memoryview(self.outgoing.read())
         self.socket.setblocking(False)
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while pending and self.ending is None:
                 readable, writable, _ = select.select([self.socket], [self.socket], [], max(0, deadline - time.monotonic()))
                 if not readable and not writable:
@@ -102,7 +104,7 @@ class Wire:
             self.socket.setblocking(True)
         return sent
 
-    def resume(self, until, timeout=60):
+    def resume(self, until, timeout=PATIENCE):
         """Sends the backlog and reads, until `until(received)`."""
         self.socket.setblocking(False)
         deadline = time.monotonic() + timeout
@@ -147,14 +149,14 @@ class Wire:
         except ssl.SSLError as error:
             self.ending = f"alert {error.reason}"
 
-    def read_to_end(self, timeout=8):
+    def read_to_end(self, timeout=PATIENCE):
         """Reads until the server has ended the connection, without ending it ourselves."""
         self.read_until(lambda received: False, timeout)
         if self.ending is None:
             self.ending = "open"
         return self.ending
 
-    def read_until(self, condition, timeout=8):
+    def read_until(self, condition, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         while self.ending is None and not condition(self.received):
             left = deadline - time.monotonic()

@@ -36,7 +36,8 @@ struct MaterialOptions: ParsableArguments {
         guard let version = TLSPolicy.Version(rawValue: "TLSv\(oldestVersion)") else {
             throw ValidationError("--tls-min is 1.2 or 1.3")
         }
-        return TLSPolicy(minimumVersion: version)
+        // However busy the machine is; a server has a limit of its own.
+        return TLSPolicy(minimumVersion: version, handshakeTimeout: .seconds(120))
     }
 }
 
@@ -58,6 +59,9 @@ struct Serve: AsyncParsableCommand {
     @Flag(help: "Log connections to standard error.")
     var verbose = false
 
+    @Option(help: "Seconds for an opening, and for the peer's end of a connection; default: as the storage server.")
+    var patience: Int?
+
     @OptionGroup var material: MaterialOptions
 
     func run() async throws {
@@ -68,13 +72,19 @@ struct Serve: AsyncParsableCommand {
         options.limits.maximumFragments = EchoLimits.maximumFragments
         options.limits.maximumConnectionsPerCertificate = options.limits.maximumConnections
         options.opening = OpeningPolicy(paths: .any, origins: .any, subprotocols: .ignored)
+        var policy = try material.policy()
+        if let patience {
+            options.limits.openingTimeout = .seconds(patience)
+            policy.lingerTimeout = .seconds(patience)
+        }
+        policy.handshakeTimeout = options.limits.openingTimeout
         var logger = Logger(label: "mwstorage-echo") { StreamLogHandler.standardError(label: $0) }
         logger.logLevel = verbose ? .debug : .error
 
         let server = try await SessionServer(
             options,
             security: CurrentSecurity(
-                SecuritySet(context: try TLSContext(server: material.load(), policy: material.policy()), accessPolicy: .none)),
+                SecuritySet(context: try TLSContext(server: material.load(), policy: policy), accessPolicy: .none)),
             eventLoops: loops, logger: logger
         ) { _ in EchoFactory() }
         let addresses = try await server.listen(on: [ListenAddress(host: "127.0.0.1", port: port)])

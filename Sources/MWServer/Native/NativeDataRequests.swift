@@ -24,8 +24,9 @@ extension NativeSession {
             } else {
                 snapshot = nil
             }
-            if snapshot == nil, terms.keyCount == 1 {
+            if snapshot == nil, terms.keyCount == 1,
                 try self.answerOnlyKey(frame, isWithoutValue: terms.isWithoutValues, from: storage.storage, in: session)
+            {
                 session.loop.counters.keysRead &+= 1
                 return
             }
@@ -51,18 +52,23 @@ extension NativeSession {
 
     /// Answers a get of one key, the hot path: its value goes from where it lies into the outbound buffer, with all that is around it.
     /// There is no other key that it would have to agree with.
+    ///
+    /// - Returns: false if there is no value; nothing was written then. Since which revision it is not there, the key cannot say: it may
+    ///   have gone since the store's revision was read.
     private func answerOnlyKey(
         _ frame: NativeFrame, isWithoutValue: Bool, from storage: Storage, in session: SessionHandler
-    ) throws(NativeFailure) {
+    ) throws(NativeFailure) -> Bool {
         let maximumBytes = session.loop.limits.maximumMessageBytes
-        var revision = storage.revision
+        let revision = storage.revision
+        var isThere = false
         var isTooBig = false
         do throws(StorageError) {
             try unsafe NativeValuesWriter.forEachKey(of: frame.fields) { (key) throws(StorageError) in
                 try unsafe storage.read(key) { stored in
+                    guard let stored else { return }
+                    isThere = true
                     // It may have been put since.
-                    if let stored { revision = max(revision, stored.revision) }
-                    let reply = NativeValueReply(frame.id, stored, isWithoutValue: isWithoutValue, revision)
+                    let reply = NativeValueReply(frame.id, stored, isWithoutValue: isWithoutValue, max(revision, stored.revision))
                     isTooBig = reply.byteCount > maximumBytes
                     if !isTooBig { unsafe session.send(.binary, payloadBytes: reply.byteCount) { unsafe reply.write(into: $0) } }
                 }
@@ -71,6 +77,7 @@ extension NativeSession {
             throw self.storageFailed(error, wasSubmitted: false, in: session)
         }
         if isTooBig { throw .answerTooBig(maximumBytes) }
+        return isThere
     }
 
     // MARK: Scans
@@ -274,14 +281,13 @@ private struct NativeValuesWriter {
     }
 }
 
-/// The reply to a get of one key, a frame of known length:
+/// The reply to a get of one key that is there, a frame of known length:
 ///
-///     frame header 12 │ entry: header 6 │ revision 14 │ lease 14, if there is one │ value 6 + n, if there is one │ revision 14
-///                     │ absent: header 6                                                                        │
+///     frame header 12 │ entry: header 6 │ revision 14 │ lease 14, if there is one │ value 6 + n, if it is not empty │ revision 14
 @safe
 private struct NativeValueReply {
     private let id: RequestID
-    private let stored: StoredValue?
+    private let stored: StoredValue
     private let revision: Revision
     /// Bytes of the value that are told.
     private let valueBytes: Int
@@ -292,17 +298,14 @@ private struct NativeValueReply {
     private static let entriesTag: NativeTag = 2
     private static let revisionTag: NativeTag = 1
 
-    init(_ id: RequestID, _ stored: StoredValue?, isWithoutValue: Bool, _ revision: Revision) {
+    init(_ id: RequestID, _ stored: StoredValue, isWithoutValue: Bool, _ revision: Revision) {
         self.id = id
         self.stored = stored
         self.revision = revision
-        var (valueBytes, entryBytes) = (0, 0)
-        if let stored {
-            valueBytes = isWithoutValue ? 0 : unsafe stored.bytes.count
-            entryBytes = Self.integerFieldBytes
-            if stored.lease != nil { entryBytes += Self.integerFieldBytes }
-            if valueBytes > 0 { entryBytes += NativeFields.headerBytes + valueBytes }
-        }
+        let valueBytes = isWithoutValue ? 0 : unsafe stored.bytes.count
+        var entryBytes = Self.integerFieldBytes
+        if stored.lease != nil { entryBytes += Self.integerFieldBytes }
+        if valueBytes > 0 { entryBytes += NativeFields.headerBytes + valueBytes }
         self.valueBytes = valueBytes
         self.entryBytes = entryBytes
         self.byteCount = NativeFrame.headerBytes + NativeFields.headerBytes + entryBytes + Self.integerFieldBytes
@@ -313,13 +316,11 @@ private struct NativeValueReply {
         var cursor = unsafe ByteCursor(bytes)
         cursor.writeHeader(ofReplyTo: .get, self.id)
         cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
-        if let stored = self.stored {
-            cursor.write(3, stored.revision.native)
-            if let lease = stored.lease { cursor.write(4, lease.native) }
-            if self.valueBytes > 0 {
-                cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes))
-                unsafe cursor.write(stored.bytes)
-            }
+        cursor.write(3, self.stored.revision.native)
+        if let lease = self.stored.lease { cursor.write(4, lease.native) }
+        if self.valueBytes > 0 {
+            cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes))
+            unsafe cursor.write(self.stored.bytes)
         }
         cursor.write(Self.revisionTag, self.revision.native)
         // What is not written was somebody else's.

@@ -120,7 +120,7 @@ struct CommandCrashCases {
     // killed, and with it nothing but its lock.
     @Test(
         "case 37 two_processes: while one holds the lock the other waits; after SIGKILL of it, that finishes the same order",
-        .timeLimit(.minutes(3)))
+        .timeLimit(.minutes(10)))
     func killedHolder() async throws {
         let pebble = try await Pebble.start()
         var bench = try CommandBench(pebble, ["holder.kill.test"], challenge: "dns-01")

@@ -107,18 +107,25 @@ struct FakeOrderCases {
         #expect(ca.with { $0.orders.count } == 2)
     }
 
-    // Method: the CA says once to come back after a second or two, which is waited for; the date is of its clock, rounded to seconds.
+    // Method: the CA says once to come back after a second or two, which is waited for; the date is of its clock, rounded to seconds. On a
+    // busy machine it may be over when the reply is there: then a later one is given.
     @Test("case 19 finalize_async: Retry-After in seconds and as a date is waited for", arguments: [false, true])
     func retryAfter(_ asDate: Bool) async throws {
-        let ca = try FakeHTTPSCA()
-        ca.with { ca in
-            ca.validationPolls = 0
-            ca.processingPolls = 1
-            ca.retryAfter = asDate ? HTTPDate.text(.now().adding(seconds: 3)) : "1"
+        var (seconds, waits) = (Int64(3), [Duration]())
+        while !waits.contains(where: { $0 > .milliseconds(500) }), seconds < 100 {
+            let ca = try FakeHTTPSCA()
+            ca.with { ca in
+                ca.validationPolls = 0
+                ca.processingPolls = 1
+                ca.retryAfter = asDate ? HTTPDate.text(.now().adding(seconds: seconds)) : "1"
+            }
+            var bench = try PeerBench(ca)
+            #expect(try await bench.issue().certificate != nil)
+            #expect(bench.waits.allSatisfy { $0 <= .seconds(seconds) }, "\(bench.waits)")
+            waits = bench.waits
+            seconds *= 2
         }
-        var bench = try PeerBench(ca)
-        #expect(try await bench.issue().certificate != nil)
-        #expect(bench.waits.contains { $0 > .milliseconds(500) && $0 <= .seconds(3) }, "\(bench.waits)")
+        #expect(waits.contains { $0 > .milliseconds(500) }, "\(waits)")
     }
 
     @Test("case 19 finalize_async: `processing` without end is given up, and the order kept")
@@ -126,9 +133,11 @@ struct FakeOrderCases {
         let ca = try FakeHTTPSCA()
         ca.with { $0.processingPolls = .max }
         var bench = try PeerBench(ca)
+        let patience = bench.plan.limits.processingTimeout
         bench.plan.limits.processingTimeout = .milliseconds(400)
         #expect(try await bench.issue().error?.code == .timedOut)
         ca.with { $0.processingPolls = 0 }
+        bench.plan.limits.processingTimeout = patience
         #expect(try await bench.issue().certificate != nil)
         #expect(ca.with { $0.orders.count } == 1)
     }
@@ -146,7 +155,7 @@ struct FakeOrderCases {
         let error = try #require(try await bench.issue().error)
         #expect(error.code == .rateLimited)
         let wait = try #require(error.retryAt).seconds(since: .now())
-        #expect((7190...7200).contains(wait))
+        #expect((7000...7200).contains(wait))
         let requests = ca.requestCount
         bench.account = try AccountRecord(decoding: try bench.account.encoded(), source: "account")
         #expect(try await bench.issue().error?.code == .rateLimited)
@@ -169,6 +178,9 @@ struct FakeOrderCases {
         bench.plan.limits.maximumFailures = 2
         bench.plan.limits.requestTimeout = fault.0 == .slowLoris ? .milliseconds(300) : .seconds(20)
         bench.plan.limits.maximumInlineWait = .milliseconds(1500)
+        // Nothing but the fault is late, however busy the machine is.
+        let base = ca.with { $0.base }
+        bench.hasTime = { FakeCA.route($0.url, base: base).0 != route }
         let error = try #require(try await bench.issue().error)
         // A chain that is no chain, however it comes.
         if !(route == .certificate && fault.0 == .html) { #expect(error.code == fault.1, "\(error)") }
@@ -177,7 +189,7 @@ struct FakeOrderCases {
         #expect(ca.with { $0.world.isEmpty })
         ca.setFault { _, _ in nil }
         bench.account.retryAt = nil
-        bench.plan.limits.requestTimeout = .seconds(20)
+        bench.hasTime = { _ in true }
         #expect(try await bench.issue().certificate != nil)
         // A certificate that was issued is not burned.
         if route == .certificate { #expect(ca.with { $0.orders.count } == 1) }

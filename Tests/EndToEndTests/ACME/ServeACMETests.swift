@@ -68,7 +68,7 @@ struct ServeACMETests {
     // Method: a client that connects again and again waits for the server's first certificate; its log and the CA's say how it came.
     @Test(
         "case 11 tls_alpn01, case 40 first_start_no_cert: a server without a certificate gets one over its own listener, and keeps it",
-        .timeLimit(.minutes(3)))
+        .timeLimit(.minutes(10)))
     func firstCertificate() async throws {
         let bench = try await ACMEServerBench("first.test", pebble: .start())
         let server = try await bench.start()
@@ -108,7 +108,7 @@ struct ServeACMETests {
     }
 
     // Method: the state has two generations, each of an authority of its own; the newer begins in an hour. The client trusts the older's only.
-    @Test("a certificate that begins later does not take the place of the one before it, at a start or a reload", .timeLimit(.minutes(2)))
+    @Test("a certificate that begins later does not take the place of the one before it, at a start or a reload", .timeLimit(.minutes(10)))
     func beginsLater() async throws {
         let bench = try await ACMEServerBench("later.test", pebble: .shared())
         try bench.state.prepare()
@@ -180,7 +180,7 @@ struct ServeACMETests {
     // Method: 50 starts, each ended at a moment that chance picks, every other one by SIGKILL, the first two when the order that the CA made
     // has been saved; then one that may finish. The CA counts. It
     // looks at no challenge: an order that it found unanswered is over, and the pause after that is longer than a test.
-    @Test("case 40 first_start_no_cert: 50 restarts before the first certificate issue exactly one", .timeLimit(.minutes(5)))
+    @Test("case 40 first_start_no_cert: 50 restarts before the first certificate issue exactly one", .timeLimit(.minutes(10)))
     func restartLoop() async throws {
         let bench = try await ACMEServerBench("loop.test", pebble: .start { $0.alwaysValid = true })
         for round in 0..<50 {
@@ -206,7 +206,7 @@ struct ServeACMETests {
     // Method: certificates of 40 s, renewed when half of that is over: a renewal has 20 s to be in use before anybody could notice. Clients
     // that make a new connection for each put, and never a second attempt, run until six certificates have been served; one client stays
     // connected all the time.
-    @Test("case 33 lifetimes: five renewals under load, no failed handshake, and old connections stay", .timeLimit(.minutes(10)))
+    @Test("case 33 lifetimes: five renewals under load, no failed handshake, and old connections stay", .timeLimit(.minutes(20)))
     func renewalsUnderLoad() async throws {
         let bench = try await ACMEServerBench("renewal.test", pebble: .start { $0.validitySeconds = 40 })
         // All of them come from one address.

@@ -5,7 +5,7 @@ import MWStorage
 import Testing
 
 /// Replicas, watches and near caches over real connections, which are cut, to a server that restarts.
-@Suite("What stays in sync with a server", .timeLimit(.minutes(2)))
+@Suite("What stays in sync with a server", .timeLimit(.minutes(10)))
 struct ReplicaTests {
     private static func key(_ number: Int) -> [UInt8] { Array("model/\(1000 + number)".utf8) }
     private static let range = KeyRange.prefix(Array("model/".utf8))

@@ -60,6 +60,8 @@ final class RunningServer: Sendable {
                 tls: .obtained { try source.loadForServer() }, engine: .memory(disk), dataDirectory: directory)
             configuration.addresses = [ListenAddress(host: "127.0.0.1", port: 0)]
             configuration.eventLoops = 2
+            // However busy the machine is: a test of this deadline sets its own.
+            configuration.limits.openingTimeout = .seconds(60)
             configuration.drainTimeout = .seconds(5)
             // Most clients of tests do not leave by themselves.
             configuration.drainNoticePeriod = .milliseconds(20)

@@ -255,7 +255,7 @@ final class StorageHarness {
 
     /// Waits until storage has answered `count` requests, which the next delivery brings to the event loop.
     func awaitOutcomes(_ count: Int) {
-        for _ in 0..<count where self.arrived.wait(timeout: .now() + .seconds(30)) == .timedOut {
+        for _ in 0..<count where self.arrived.wait(timeout: .now() + .seconds(600)) == .timedOut {
             fatalError("storage was not asked, or does not answer")
         }
     }
