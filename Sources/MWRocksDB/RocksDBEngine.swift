@@ -150,6 +150,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         let table = try tableForWriting()
         if let sync = try log.write(batch, sync: sync) { written(sync) }
         prepared = table
+        // While the disk is busy: of the batches before.
+        table.sortVisible()
         unsafe batch.forEach { change in
             switch unsafe change {
             case .put(let key, let value):
@@ -173,7 +175,6 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
                 table.publish()
                 swap(&state.history, &history)
             }
-            table.sortVisible()
         }
     }
 

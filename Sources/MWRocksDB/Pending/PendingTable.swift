@@ -166,6 +166,7 @@ final class PendingTable: @unchecked Sendable {
 
     /// Sorts what has become visible, once it is much: only the thread that adds calls it, and nobody waits for it.
     func sortVisible() {
+        let count = visible.load(ordering: .relaxed)
         let (runs, sortedCount) = sorted.withLock { ($0.runs, $0.count) }
         guard count - sortedCount >= PendingTable.unsortedEntries else { return }
         var merged = runs
@@ -175,7 +176,7 @@ final class PendingTable: @unchecked Sendable {
             let newer = merged.removeLast()
             merged.append(merge(merged.removeLast(), newer))
         }
-        sorted.withLock { [merged, count] sorted in
+        sorted.withLock { [merged] sorted in
             sorted.runs = merged
             sorted.count = count
         }
@@ -190,20 +191,32 @@ final class PendingTable: @unchecked Sendable {
             run.append(UInt32(index))
             common = unsafe min(common, PendingTable.commonBytes(key(index), key(Int(run[0])), atMost: common))
         }
+        guard !run.isEmpty else { return run }
         // What follows the keys' common beginning mostly tells them apart, and needs no look at their bytes, which lie all over memory.
-        var places = run.map { SortedPlace(word: unsafe PendingTable.word(of: key(Int($0)), at: common), index: $0) }
+        var places = run.map { (index) -> SortedPlace in
+            let key = unsafe key(Int(index))
+            return SortedPlace(word: unsafe PendingTable.word(of: key, at: common), index: index, keyBytes: UInt32(key.count))
+        }
+        // The same word says the same key where nothing comes behind it.
+        let wholeBytes = UInt32(clamping: common + MemoryLayout<UInt64>.size)
+        func order(_ left: SortedPlace, _ right: SortedPlace) -> Int {
+            if left.word != right.word { return left.word < right.word ? -1 : 1 }
+            if left.keyBytes <= wholeBytes, right.keyBytes <= wholeBytes { return Int(left.keyBytes) - Int(right.keyBytes) }
+            return unsafe compareKeys(key(Int(left.index)), key(Int(right.index)))
+        }
         places.sort { left, right in
-            if left.word != right.word { return left.word < right.word }
-            let order = unsafe compareKeys(key(Int(left.index)), key(Int(right.index)))
+            let order = order(left, right)
             return order != 0 ? order < 0 : left.index > right.index
         }
-        for (place, sorted) in places.enumerated() { run[place] = sorted.index }
-        return withoutOlder(run)
+        run.removeAll(keepingCapacity: true)
+        for (place, sorted) in places.enumerated() where place == 0 || order(places[place - 1], sorted) != 0 { run.append(sorted.index) }
+        return run
     }
 
     private struct SortedPlace {
         let word: UInt64
         let index: UInt32
+        let keyBytes: UInt32
     }
 
     private static func commonBytes(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer, atMost limit: Int) -> Int {
@@ -219,16 +232,6 @@ final class PendingTable: @unchecked Sendable {
         var word: UInt64 = 0
         for place in 0..<8 { word = unsafe word << 8 | (offset + place < key.count ? UInt64(key[offset + place]) : 0) }
         return word
-    }
-
-    private func withoutOlder(_ run: Run) -> Run {
-        var kept: Run = []
-        kept.reserveCapacity(run.count)
-        for index in run {
-            if let last = kept.last, unsafe compareKeys(key(Int(last)), key(Int(index))) == 0 { continue }
-            kept.append(index)
-        }
-        return kept
     }
 
     private func merge(_ older: Run, _ newer: Run) -> Run {
