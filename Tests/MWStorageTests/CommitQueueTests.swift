@@ -54,6 +54,38 @@ import Testing
         }
     }
 
+    // While the first commit is being synced, reads of the engine fail, and no longer when it is applied: what has read has read before.
+    @Test("what is flushed while a commit is being synced is evaluated meanwhile, unless it asks for values")
+    func overlap() async throws {
+        var options = StorageOptions()
+        options.limits.minimumOverlapBytes = 1
+        for isTransaction in [false, true] {
+            try await withStore(options) { storage, disk in
+                let gate = Gate()
+                disk.setFaults(.with { $0.duringSync = { gate.pass() } })
+                let submitter = TestSubmitter(storage)
+                try submitter.put([0], token: 0)
+                submitter.submitter.flush()
+                gate.waitUntilEntered()
+                if isTransaction {
+                    try submitter.submitter.submit(token: 1, transaction: Transaction(compares: [], then: [.put([1], [1])], else: []))
+                } else {
+                    try submitter.put([1], token: 1)
+                }
+                submitter.submitter.flush()
+                disk.changeFaults { faults in
+                    faults.corruptReads = true
+                    faults.duringWrite = { disk.changeFaults { $0.corruptReads = false } }
+                }
+                gate.open()
+                let outcomes = await submitter.outcomes(2)
+                #expect(outcomes.map(\.token) == [0, 1])
+                #expect(outcomes[0].failure == nil)
+                #expect(outcomes[1].failure == (isTransaction ? nil : .corrupt))
+            }
+        }
+    }
+
     @Test("a failed commit fails all of its requests, reads go on, and the store recovers by itself", arguments: [false, true])
     func failedSync(keepsUnsynced: Bool) async throws {
         // Time stands still while the degraded store is looked at: the recovery that is tried each millisecond is not due.
