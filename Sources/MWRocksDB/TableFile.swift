@@ -57,7 +57,7 @@ final class TableFile {
         try unsafe database.check { unsafe rocksdb_sstfilewriter_finish(writer, $0) }
         guard let memory else { return }
         let count = try memory.length(subject: path)
-        guard let start = unsafe mmap(nil, count, PROT_READ, MAP_SHARED, memory.raw, 0), unsafe start != MAP_FAILED else {
+        guard let start = unsafe mmap(nil, count, PROT_READ, MAP_SHARED | MAP_POPULATE, memory.raw, 0), unsafe start != MAP_FAILED else {
             throw StorageError(errno: errno, subject: path)
         }
         defer { unsafe munmap(start, count) }

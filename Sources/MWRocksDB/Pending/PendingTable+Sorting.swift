@@ -15,7 +15,7 @@ extension PendingTable {
     }
 
     /// Entries that a scan sorts itself.
-    private static let unsortedEntries = 4096
+    private static let unsortedEntries = 8192
 
     /// Sorts what has become visible, once it is much: only the thread that adds calls it, and nobody waits for it.
     func sortVisible() {
@@ -37,24 +37,26 @@ extension PendingTable {
 
     /// Some entries that one after another were added, in the order of their keys.
     fileprivate func sortedEntries(_ range: Range<Int>, where isWanted: (UnsafeRawBufferPointer) -> Bool) -> Run {
-        // Without those that a later one of the range takes the place of: they are not the newest, and the range ends with what is visible.
-        var run: Run = []
-        run.reserveCapacity(range.count)
-        var common = Int.max
-        for index in range where unsafe isWanted(key(index)) {
-            run.append(UInt32(index))
-            common = unsafe min(common, PendingTable.commonBytes(key(index), key(Int(run[0])), atMost: common))
+        var places: [SortedPlace] = []
+        places.reserveCapacity(range.count)
+        // Keys of a keyspace mostly begin alike. What follows tells them apart, and needs no look at their bytes, which lie all over memory.
+        var common = [CommonBeginning](repeating: CommonBeginning(), count: 1 << UInt8.bitWidth)
+        for index in range {
+            let key = unsafe key(index)
+            guard unsafe isWanted(key) else { continue }
+            let keyspace = unsafe key.first ?? 0
+            places.append(SortedPlace(index: UInt32(index), keyBytes: UInt32(key.count), keyspace: keyspace))
+            unsafe common[Int(keyspace)].limit(to: key)
         }
-        guard !run.isEmpty else { return run }
-        // What follows the keys' common beginning mostly tells them apart, and needs no look at their bytes, which lie all over memory.
-        var places = run.map { (index) -> SortedPlace in
-            let key = unsafe key(Int(index))
-            return SortedPlace(word: unsafe PendingTable.word(of: key, at: common), index: index, keyBytes: UInt32(key.count))
+        for place in places.indices {
+            let key = unsafe key(Int(places[place].index))
+            places[place].word = unsafe PendingTable.word(of: key, at: common[Int(places[place].keyspace)].byteCount)
         }
-        // The same word says the same key where nothing comes behind it.
-        let wholeBytes = UInt32(clamping: common + MemoryLayout<UInt64>.size)
         func order(_ left: SortedPlace, _ right: SortedPlace) -> Int {
+            if left.keyspace != right.keyspace { return left.keyspace < right.keyspace ? -1 : 1 }
             if left.word != right.word { return left.word < right.word ? -1 : 1 }
+            // The same word says the same key where nothing comes behind it.
+            let wholeBytes = common[Int(left.keyspace)].byteCount + MemoryLayout<UInt64>.size
             if left.keyBytes <= wholeBytes, right.keyBytes <= wholeBytes { return Int(left.keyBytes) - Int(right.keyBytes) }
             return unsafe compareKeys(key(Int(left.index)), key(Int(right.index)))
         }
@@ -62,22 +64,40 @@ extension PendingTable {
             let order = order(left, right)
             return order != 0 ? order < 0 : left.index > right.index
         }
-        run.removeAll(keepingCapacity: true)
+        // Without those that a later one of the range takes the place of: they are not the newest, and the range ends with what is visible.
+        var run: Run = []
+        run.reserveCapacity(places.count)
         for (place, sorted) in places.enumerated() where place == 0 || order(places[place - 1], sorted) != 0 { run.append(sorted.index) }
         return run
     }
 
     private struct SortedPlace {
-        let word: UInt64
+        var word: UInt64 = 0
         let index: UInt32
         let keyBytes: UInt32
+        let keyspace: UInt8
     }
 
-    private static func commonBytes(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer, atMost limit: Int) -> Int {
-        let count = min(left.count, right.count, limit)
-        var common = 0
-        while common < count, unsafe left[common] == right[common] { common += 1 }
-        return common
+    /// How some keys begin, all of them.
+    @safe
+    private struct CommonBeginning {
+        /// One of them.
+        private var key: UnsafeRawBufferPointer?
+        private(set) var byteCount = 0
+
+        init() { unsafe key = nil }
+
+        mutating func limit(to other: UnsafeRawBufferPointer) {
+            guard let key = unsafe key else {
+                unsafe key = other
+                byteCount = other.count
+                return
+            }
+            let count = min(byteCount, other.count)
+            var common = 0
+            while common < count, unsafe key[common] == other[common] { common += 1 }
+            byteCount = common
+        }
     }
 
     /// Up to eight bytes from `offset` on as a number in whose order they are; zeros behind the end.
