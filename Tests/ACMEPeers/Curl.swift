@@ -15,6 +15,7 @@ enum Curl {
         defer { try? FileManager.default.removeItem(at: output) }
         _ = FileManager.default.createFile(atPath: output.path, contents: nil)
         guard let handle = try? FileHandle(forWritingTo: output) else { return nil }
+        defer { try? handle.close() }
         process.standardOutput = handle
         let status: Int32 = await withCheckedContinuation { continuation in
             process.terminationHandler = { continuation.resume(returning: $0.terminationStatus) }

@@ -36,9 +36,13 @@ enum CommandProcess {
         try scratch.write("in", input)
         try scratch.write("out", "")
         try scratch.write("err", "")
-        process.standardInput = try FileHandle(forReadingFrom: URL(fileURLWithPath: scratch.file("in")))
-        process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: scratch.file("out")))
-        process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: scratch.file("err")))
+        let question = try FileHandle(forReadingFrom: URL(fileURLWithPath: scratch.file("in")))
+        let answers = try ["out", "err"].map { try FileHandle(forWritingTo: URL(fileURLWithPath: scratch.file($0))) }
+        process.standardInput = question
+        process.standardOutput = answers[0]
+        process.standardError = answers[1]
+        // A process that has ended may keep what it was given, and thousands are run.
+        defer { for stream in [question] + answers { try? stream.close() } }
         let status = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Int32, any Error>) in
             process.terminationHandler = { continuation.resume(returning: $0.terminationStatus) }
             do { try process.run() } catch { continuation.resume(throwing: error) }
@@ -57,6 +61,8 @@ final class BackgroundCommand: Sendable {
     private let ended: Task<Int32, Never>
     /// Held open: a program that reads it ends with us.
     private let input = Pipe()
+    /// Held open: a program that writes more than its first line goes on.
+    private let output = Pipe()
 
     var processIdentifier: Int32 { process.processIdentifier }
 
@@ -78,11 +84,12 @@ final class BackgroundCommand: Sendable {
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
         process.environment = environment ?? CommandProcess.environment(home: scratch)
-        let pipe = Pipe()
         if let standardInput { process.standardInput = standardInput } else { process.standardInput = input }
-        process.standardOutput = pipe
+        process.standardOutput = output
         _ = FileManager.default.createFile(atPath: log, contents: nil)
-        process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
+        let errors = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
+        defer { try? errors.close() }
+        process.standardError = errors
         let (statuses, status) = AsyncStream<Int32>.makeStream()
         process.terminationHandler = {
             status.yield($0.terminationStatus)
@@ -93,7 +100,7 @@ final class BackgroundCommand: Sendable {
             for await status in statuses { return status }
             return -1
         }
-        line = await Self.firstLine(of: pipe.fileHandleForReading)
+        line = await Self.firstLine(of: output.fileHandleForReading)
         guard line.hasPrefix(prefix) else {
             throw NotReady(line: line, errors: (try? String(contentsOfFile: log, encoding: .utf8)) ?? "")
         }
@@ -111,7 +118,11 @@ final class BackgroundCommand: Sendable {
         return await ended.value
     }
 
-    deinit { if process.isRunning { kill(process.processIdentifier, SIGKILL) } }
+    deinit {
+        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+        try? input.fileHandleForWriting.close()
+        try? output.fileHandleForReading.close()
+    }
 
     /// Reads on a thread that may block. An audit log on standard output may begin before the program is ready.
     private static func firstLine(of handle: FileHandle) async -> String {

@@ -17,9 +17,11 @@ enum ConformanceScript {
         let (stdin, output) = (directory.file("input"), directory.file("output"))
         try Data(input.map { $0 + "\n" }.joined().utf8).write(to: URL(fileURLWithPath: stdin))
         try Data().write(to: URL(fileURLWithPath: output))
-        process.standardInput = FileHandle(forReadingAtPath: stdin)
-        process.standardOutput = FileHandle(forWritingAtPath: output)
-        process.standardError = process.standardOutput
+        let streams = [FileHandle(forReadingAtPath: stdin), FileHandle(forWritingAtPath: output)]
+        defer { for stream in streams { try? stream?.close() } }
+        process.standardInput = streams[0]
+        process.standardOutput = streams[1]
+        process.standardError = streams[1]
         let status = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Int32, any Error>) in
             process.terminationHandler = { continuation.resume(returning: $0.terminationStatus) }
             do {

@@ -17,7 +17,9 @@ final class StreamingCommand {
         let pipe = Pipe()
         process.standardOutput = pipe
         try scratch.write("err", "")
-        process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: scratch.file("err")))
+        let errors = try FileHandle(forWritingTo: URL(fileURLWithPath: scratch.file("err")))
+        defer { try? errors.close() }
+        process.standardError = errors
         let (statuses, status) = AsyncStream<Int32>.makeStream()
         process.terminationHandler = {
             status.yield($0.terminationStatus)
@@ -73,6 +75,7 @@ final class StreamingCommand {
             }
             if !rest.isEmpty { continuation.yield(String(decoding: rest, as: UTF8.self)) }
             continuation.finish()
+            try? handle.close()
         }
     }
 }

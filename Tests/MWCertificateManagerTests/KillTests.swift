@@ -132,6 +132,7 @@ struct IssuerProcess {
                     }
                 }
                 process.waitUntilExit()
+                for handle in [input.fileHandleForWriting, output.fileHandleForReading] { try? handle.close() }
                 continuation.resume(returning: IssuerProcess(wasKilled: process.terminationReason == .uncaughtSignal, lines: lines))
             }
         }

@@ -11,6 +11,7 @@ func openssl(_ arguments: String...) throws -> (succeeded: Bool, output: String)
     process.standardError = pipe
     try process.run()
     let data = try pipe.fileHandleForReading.readToEnd() ?? Data()
+    try pipe.fileHandleForReading.close()
     process.waitUntilExit()
     return (process.terminationStatus == 0, String(decoding: data, as: UTF8.self))
 }

@@ -177,6 +177,7 @@ import Testing
             configuration.limits.maximumHandshakeBurstOfAddress = 3
         }) { running in
             let context = try running.clientContext()
+            let started = ContinuousClock.now
             let admitted = await withTaskGroup(of: Bool.self) { group in
                 for _ in 0..<60 {
                     group.addTask {
@@ -189,7 +190,9 @@ import Testing
                 }
                 return await group.reduce(into: 0) { $0 += $1 ? 1 : 0 }
             }
-            #expect((3..<60).contains(admitted))
+            // However long a busy machine took for them.
+            let seconds = Int((ContinuousClock.now - started) / .seconds(1))
+            #expect((3...4 + seconds).contains(admitted), "in \(seconds) s")
         }
     }
 

@@ -121,6 +121,7 @@ struct CommandBench: Sendable {
                 continuation.resume(returning: seen >= lines)
                 // So that it does not wait for somebody to read.
                 while let more = try? handle.read(upToCount: 4096), !more.isEmpty {}
+                try? handle.close()
             }
         }
         if isThere, let meanwhile {

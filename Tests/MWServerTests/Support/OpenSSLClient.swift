@@ -34,6 +34,7 @@ struct OpenSSLClient {
         try question.fileHandleForWriting.write(contentsOf: Data(input.utf8))
         try question.fileHandleForWriting.close()
         let data = try answer.fileHandleForReading.readToEnd() ?? Data()
+        try answer.fileHandleForReading.close()
         process.waitUntilExit()
         return OpenSSLClient(output: String(decoding: data, as: UTF8.self))
     }
