@@ -118,7 +118,9 @@ final class RocksDBDatabase: @unchecked Sendable {
         defer { unsafe names.forEach { unsafe free($0) } }
         let pointers = unsafe names.map { unsafe UnsafePointer($0) }
         try unsafe check { error in
-            unsafe pointers.withUnsafeBufferPointer { unsafe rocksdb_ingest_external_file(pointer, $0.baseAddress, $0.count, options, error) }
+            unsafe pointers.withUnsafeBufferPointer { names in
+                unsafe rocksdb_ingest_external_file(pointer, names.baseAddress, names.count, options, error)
+            }
         }
     }
 

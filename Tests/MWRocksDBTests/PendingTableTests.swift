@@ -40,12 +40,14 @@ import Testing
 
     /// Beginnings of each other, with zeros behind them, long ones that differ at their ends, and all in several keyspaces.
     private static func keys(_ random: inout SeededRandom, count: Int) -> [[UInt8]] {
-        let beginnings = (0..<3).map { _ in (0..<Int.random(in: 0...40, using: &random)).map { _ in UInt8.random(in: 0...1, using: &random) } }
+        func bytes(atMost count: Int, _ values: ClosedRange<UInt8>) -> [UInt8] {
+            (0..<Int.random(in: 0...count, using: &random)).map { _ in .random(in: values, using: &random) }
+        }
+        let beginnings = (0..<3).map { _ in bytes(atMost: 40, 0...1) }
         let isNumbered = Bool.random(using: &random)
         return (0..<count).map { number in
             let keyspace = isNumbered && number > 3 ? 1 : UInt8.random(in: 0...2, using: &random)
-            let end: [UInt8] =
-                isNumbered ? Array("\(number)".utf8) : (0..<Int.random(in: 0...12, using: &random)).map { _ in .random(in: 0...2, using: &random) }
+            let end = isNumbered ? Array("\(number)".utf8) : bytes(atMost: 12, 0...2)
             return [keyspace] + beginnings[isNumbered ? 0 : .random(in: 0..<3, using: &random)] + end
         }
     }
