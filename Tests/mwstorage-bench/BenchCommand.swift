@@ -1,12 +1,12 @@
 import ArgumentParser
+import Glibc
 import Histogram
 import MWPKI
 import MWTLS
-import NIOPosix
 
-/// The load of `scripts/bench watch`: the same measuring code on the same TLS and event loop for us and for Redis.
+/// The load of `scripts/bench watch`: the same measuring code with the same TLS on the same thread for us and for Redis.
 @main
-struct BenchCommand: AsyncParsableCommand {
+struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mwstorage-bench", abstract: "Measures how long a write takes to reach the first and the last of many watchers.")
 
@@ -20,20 +20,22 @@ struct BenchCommand: AsyncParsableCommand {
     @Option var key: String
     @Option var trust: String
 
-    func run() async throws {
+    func run() throws {
         let source = TLSMaterialSource.pem(certificateChainFile: certificate, privateKeyFile: key, trustFile: trust)
         guard let name = ServerName(host) else { throw ValidationError("'\(host)' is not a name or address") }
         let context = try TLSContext(client: try source.load(), verification: .name(name), policy: TLSPolicy())
         let plan = WatchBench.Plan(
             dialect: dialect, host: host, port: port, watchers: watchers, rounds: rounds, warmUpRounds: max(10, rounds / 10),
             valueBytes: valueBytes)
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        let result = try await WatchBench(plan, context, group.next()).run()
+        // A connection that has ended is an error of its next write.
+        _ = signal(SIGPIPE, SIG_IGN)
+        var bench = try WatchBench(plan, context)
+        let result = try bench.run()
         func us(_ histogram: Histogram<UInt32>, _ percentile: Double) -> String {
             "\((Double(histogram.valueAtPercentile(percentile)) / 100).rounded() / 10)"
         }
         print(
             us(result.first, 50), us(result.first, 99), us(result.last, 50), us(result.last, 99), us(result.written, 50),
-            us(result.written, 99))
+            us(result.written, 99), result.cpuMicroseconds, result.cpuShare)
     }
 }

@@ -24,21 +24,22 @@ enum Duty {
     case watcher
 }
 
-/// What a conversation hears, after the connection's own business.
-enum Heard: Equatable {
+/// What a conversation heard, after the connection's own business.
+struct Heard {
     /// The other side knows what we wait for.
-    case ready
+    var ready = 0
     /// What was written has arrived.
-    case notified
+    var notified = 0
     /// Our write is answered.
-    case written
+    var written = 0
 }
 
 /// The bytes of one conversation: no socket, no clock.
 protocol Conversation: AnyObject {
     /// After TLS.
     func begin(_ outbound: inout ByteBuffer) throws
-    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard]
+    /// Takes `bytes`, and leaves a buffer there to be filled again.
+    func received(_ bytes: inout ByteBuffer, _ outbound: inout ByteBuffer, _ heard: inout Heard) throws
     func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer)
 }
 
@@ -65,10 +66,11 @@ final class NativeConversation: Conversation {
     private var machine = WebSocketStateMachine(role: .client)
     private var isOpen = false
     private var head = ByteBuffer()
-    private var random = SystemRandomNumberGenerator()
+    private var masks = Masks()
 
     init(_ duty: Duty, authority: String) {
         self.duty = duty
+        machine.isReturningInput = true
         var random = SystemRandomNumberGenerator()
         handshake = ClientOpeningHandshake(
             authority: authority, subprotocols: [nativeSubprotocol],
@@ -77,29 +79,31 @@ final class NativeConversation: Conversation {
 
     func begin(_ outbound: inout ByteBuffer) throws { outbound.writeString(try handshake.requestBytes()) }
 
-    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard] {
-        var bytes = bytes
-        var heard: [Heard] = []
+    func received(_ bytes: inout ByteBuffer, _ outbound: inout ByteBuffer, _ heard: inout Heard) throws {
         if !isOpen {
             head.writeBuffer(&bytes)
-            guard try open() else { return [] }
-            bytes = head
+            guard try open() else { return }
+            swap(&bytes, &head)
             switch duty {
-            case .writer: heard.append(.ready)
+            case .writer: heard.ready += 1
             case .watcher: watch(&outbound)
             }
         }
-        machine.bytesReceived(bytes)
-        while let event = machine.nextEvent(outbound: &outbound, maskingKey: random.next()) {
+        // It alone holds them.
+        var taken = ByteBuffer()
+        swap(&taken, &bytes)
+        machine.bytesReceived(taken)
+        while let event = machine.nextEvent(outbound: &outbound, maskingKey: masks.next()) {
             switch event {
             case .message(_, var message):
-                while let frame = try NativeFrame(readingFrom: &message) { heard += try Self.meaning(of: frame) }
+                while let frame = try NativeFrame(readingFrom: &message) { try note(frame, &heard) }
             case .closeReceived(let code, let reason): throw Unexpected(description: "closed: \(code.map { "\($0)" } ?? "") \(reason)")
             case .violation(let error): throw error
             case .ping, .pong: continue
             }
         }
-        return heard
+        if let returned = machine.takeReturnedInput() { bytes = returned }
+        bytes.clear()
     }
 
     func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer) {
@@ -123,23 +127,22 @@ final class NativeConversation: Conversation {
     private func send(_ request: some NativeRequest, _ id: RequestID, _ outbound: inout ByteBuffer) {
         var message = ByteBuffer()
         NativeFrame.write(request, id: id, to: &message)
-        _ = machine.writeMessage(.binary, message, to: &outbound, maskingKey: random.next())
+        _ = machine.writeMessage(.binary, message, to: &outbound, maskingKey: masks.next())
     }
 
-    private static func meaning(of frame: NativeFrame) throws -> [Heard] {
+    private func note(_ frame: NativeFrame, _ heard: inout Heard) throws {
         switch frame.role {
-        case .reply: return [frame.id == watchID ? .ready : .written]
+        case .reply: if frame.id == Self.watchID { heard.ready += 1 } else { heard.written += 1 }
         case .failure: throw try NativeFailure(frame.fields)
-        case .event where frame.kind == NativeEventKind.changes.rawValue:
-            return try notifications(in: frame.fields)
-        case .event, .request: return []
+        case .event where frame.kind == NativeEventKind.changes.rawValue: heard.notified += try Self.notifications(in: frame.fields)
+        case .event, .request: break
         }
     }
 
     /// Every key and value in hand, and no more made of them than of Redis's: on one processor for all watchers, what reading costs is in the
     /// time of the last.
-    private static func notifications(in fields: NativeFields) throws -> [Heard] {
-        var heard: [Heard] = []
+    private static func notifications(in fields: NativeFields) throws -> Int {
+        var count = 0
         unsafe try fields.forEach { (tag, change) throws(ProtocolError) in
             guard tag == changeTag else { return try tag.checkSkippable() }
             var key: UnsafeRawBufferPointer?
@@ -154,9 +157,9 @@ final class NativeConversation: Conversation {
             guard unsafe key != nil, unsafe value != nil else {
                 throw ProtocolError(.malformedField, "change", expected: "a key and a value")
             }
-            heard.append(.notified)
+            count += 1
         }
-        return heard
+        return count
     }
 
     // As in the fields of `NativeChanges` and `NativeChange`.
@@ -177,6 +180,25 @@ final class NativeConversation: Conversation {
         }
         isOpen = true
         return true
+    }
+}
+
+/// Keys that mask frames. RFC 6455 §5.3 wants such that a hostile script cannot guess; there is none here, and to ask the system for each would
+/// be in the time of a write.
+struct Masks {
+    private var state: UInt64
+
+    init() {
+        var random = SystemRandomNumberGenerator()
+        state = random.next() | 1
+    }
+
+    /// Marsaglia's xorshift.
+    mutating func next() -> UInt32 {
+        state ^= state << 13
+        state ^= state >> 7
+        state ^= state << 17
+        return UInt32(truncatingIfNeeded: state >> 32)
     }
 }
 
@@ -206,34 +228,31 @@ final class RedisConversation: Conversation {
         setup += 1
     }
 
-    func received(_ bytes: ByteBuffer, _ outbound: inout ByteBuffer) throws -> [Heard] {
-        inbound.writeImmutableBuffer(bytes)
-        var heard: [Heard] = []
-        while let value = try RESPValue(readingFrom: &inbound) { heard += try meaning(of: value, &outbound) }
-        if inbound.readableBytes == 0 { inbound.clear() }
-        return heard
+    func received(_ bytes: inout ByteBuffer, _ outbound: inout ByteBuffer, _ heard: inout Heard) throws {
+        // What is not whole waits for the rest.
+        if inbound.readableBytes == 0 { swap(&inbound, &bytes) } else { inbound.writeBuffer(&bytes) }
+        while let value = try RESPValue(readingFrom: &inbound) { try note(value, &outbound, &heard) }
+        if inbound.readableBytes == 0 { swap(&inbound, &bytes) }
+        bytes.clear()
     }
 
     func write(_ value: ByteBuffer, _ outbound: inout ByteBuffer) {
         if dialect == .pubsub { send("PUBLISH", [Names.channel, value], &outbound) } else { send("SET", [Names.key, value], &outbound) }
     }
 
-    private func meaning(of value: RESPValue, _ outbound: inout ByteBuffer) throws -> [Heard] {
+    private func note(_ value: RESPValue, _ outbound: inout ByteBuffer, _ heard: inout Heard) throws {
         if case .failure(let text) = value { throw Unexpected(description: "Redis: \(text)") }
         if setup > 0 {
             setup -= 1
-            return setup == 0 ? [.ready] : []
+            if setup == 0 { heard.ready += 1 }
+            return
         }
         switch (duty, dialect) {
-        case (.writer, _): return [.written]
-        case (.watcher, .pubsub): return [.notified]
+        case (.writer, _): heard.written += 1
+        case (.watcher, .pubsub): heard.notified += 1
         case (.watcher, .trackingGet):
-            guard case .push = value else { return [.notified] }
-            send("GET", [Names.key], &outbound)
-            return []
-        case (.watcher, _):
-            if case .push = value { return [.notified] }
-            return []
+            if value == .push { send("GET", [Names.key], &outbound) } else { heard.notified += 1 }
+        case (.watcher, _): if value == .push { heard.notified += 1 }
         }
     }
 

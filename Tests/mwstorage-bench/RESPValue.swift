@@ -1,22 +1,26 @@
 import NIOCore
 
-/// What Redis says (RESP2 and RESP3), as far as subscribers and trackers hear it.
-indirect enum RESPValue: Equatable {
-    case text(String)
+/// What Redis says (RESP2 and RESP3), as far as subscribers and trackers hear it: of which kind a value is, and where it ends. No more is made
+/// of it, for what reading costs is in the time of the last watcher.
+enum RESPValue: Equatable {
     case failure(String)
-    case integer(Int)
-    case bytes(ByteBuffer)
-    case list([RESPValue])
     /// What it says unasked.
-    case push([RESPValue])
-    case null
+    case push
+    case other
 
     /// The next value of `buffer`, or nil while it is not whole; then nothing is taken.
-    init?(readingFrom buffer: inout ByteBuffer) throws(RESPError) {
-        var rest = buffer
-        guard let value = try RESPValue.read(&rest) else { return nil }
-        self = value
-        buffer = rest
+    init?(readingFrom buffer: inout ByteBuffer) throws {
+        let end = unsafe try buffer.withUnsafeReadableBytes { bytes in
+            var scanner = unsafe RESPScanner(bytes: bytes)
+            return try unsafe scanner.skipValue() ? unsafe scanner.position : nil
+        }
+        guard let end, let type = buffer.getInteger(at: buffer.readerIndex, as: UInt8.self) else { return nil }
+        switch type {
+        case UInt8(ascii: "-"): self = .failure(buffer.getString(at: buffer.readerIndex + 1, length: end - 3) ?? "")
+        case UInt8(ascii: ">"): self = .push
+        default: self = .other
+        }
+        buffer.moveReaderIndex(forwardBy: end)
     }
 
     /// `COMMAND ARGUMENT…`, each as it is.
@@ -28,50 +32,69 @@ indirect enum RESPValue: Equatable {
             buffer.writeString("\r\n")
         }
     }
-
-    private static func read(_ buffer: inout ByteBuffer) throws(RESPError) -> RESPValue? {
-        guard let line = line(&buffer), let type = line.utf8.first else { return nil }
-        let text = String(line.dropFirst())
-        switch type {
-        case UInt8(ascii: "+"): return .text(text)
-        case UInt8(ascii: "-"): return .failure(text)
-        case UInt8(ascii: ":"): return .integer(Int(text) ?? 0)
-        case UInt8(ascii: "_"): return .null
-        case UInt8(ascii: "$"):
-            guard let count = Int(text) else { throw RESPError(line) }
-            guard count >= 0 else { return .null }
-            guard buffer.readableBytes >= count + 2, let bytes = buffer.readSlice(length: count) else { return nil }
-            buffer.moveReaderIndex(forwardBy: 2)
-            return .bytes(bytes)
-        case UInt8(ascii: "*"): return try list(text, &buffer).map { .list($0) }
-        case UInt8(ascii: ">"): return try list(text, &buffer).map { .push($0) }
-        case UInt8(ascii: "%"):
-            guard let count = Int(text) else { throw RESPError(line) }
-            return try list("\(count * 2)", &buffer).map { .list($0) }
-        default: throw RESPError(line)
-        }
-    }
-
-    private static func list(_ text: String, _ buffer: inout ByteBuffer) throws(RESPError) -> [RESPValue]? {
-        guard let count = Int(text) else { throw RESPError(text) }
-        var values: [RESPValue] = []
-        for _ in 0..<max(0, count) {
-            guard let value = try read(&buffer) else { return nil }
-            values.append(value)
-        }
-        return values
-    }
-
-    private static func line(_ buffer: inout ByteBuffer) -> String? {
-        guard let end = buffer.readableBytesView.firstIndex(of: UInt8(ascii: "\r")), end + 1 < buffer.writerIndex else { return nil }
-        let text = buffer.readString(length: end - buffer.readerIndex)
-        buffer.moveReaderIndex(forwardBy: 2)
-        return text
-    }
 }
 
 struct RESPError: Error {
     let line: String
+}
 
-    init(_ line: String) { self.line = line }
+@unsafe private struct RESPScanner {
+    /// Of a length or a count.
+    private static let maximumDigits = 10
+
+    let bytes: UnsafeRawBufferPointer
+    private(set) var position = 0
+
+    init(bytes: UnsafeRawBufferPointer) { unsafe self.bytes = bytes }
+
+    /// Goes behind one value, with all that are in it; false while it is not whole.
+    mutating func skipValue() throws(RESPError) -> Bool {
+        var values = 1
+        while values > 0 {
+            let start = unsafe position
+            guard unsafe skipLine() else { return false }
+            values -= 1
+            switch unsafe bytes[start] {
+            case UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: ":"), UInt8(ascii: "_"): break
+            case UInt8(ascii: "$"):
+                guard let count = try unsafe number(start) else { break }
+                guard unsafe bytes.count - position >= count + 2 else { return false }
+                unsafe position += count + 2
+            case UInt8(ascii: "*"), UInt8(ascii: ">"): values += try unsafe number(start) ?? 0
+            case UInt8(ascii: "%"): values += 2 * (try unsafe number(start) ?? 0)
+            default: throw unsafe error(start)
+            }
+        }
+        return true
+    }
+
+    private mutating func skipLine() -> Bool {
+        var end = unsafe position
+        while unsafe end + 1 < bytes.count {
+            if unsafe bytes[end] == UInt8(ascii: "\r") {
+                unsafe position = end + 2
+                return true
+            }
+            end += 1
+        }
+        return false
+    }
+
+    /// What a line says behind its type; nil where that is negative: there is nothing.
+    private func number(_ start: Int) throws(RESPError) -> Int? {
+        let places = unsafe (start + 1)..<(position - 2)
+        guard unsafe places.isEmpty || bytes[places.lowerBound] != UInt8(ascii: "-") else { return nil }
+        var number = 0
+        guard !places.isEmpty, unsafe places.count <= Self.maximumDigits else { throw unsafe error(start) }
+        for place in places {
+            let digit = unsafe bytes[place]
+            guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(digit) else { throw unsafe error(start) }
+            number = number * 10 + Int(digit - UInt8(ascii: "0"))
+        }
+        return number
+    }
+
+    private func error(_ start: Int) -> RESPError {
+        unsafe RESPError(line: String(decoding: bytes[start..<(position - 2)], as: UTF8.self))
+    }
 }
