@@ -140,7 +140,7 @@ let package = Package(
         // Watchers of ours and of Redis, measured alike; see scripts/bench watch.
         .executableTarget(
             name: "mwstorage-bench",
-            dependencies: ["MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, argumentParser, histogram],
+            dependencies: ["CLinux", "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, argumentParser, histogram],
             path: "Tests/mwstorage-bench", swiftSettings: settings),
         // Serves fixed requests in memory, for their instructions to be counted; see scripts/check instructions.
         .executableTarget(

@@ -14,7 +14,6 @@ final class BenchConnection {
     private var outbound = ByteBuffer()
     /// Encrypted, and not taken by the socket.
     private var unsent = ByteBuffer()
-    var isAwaitingRoom: Bool { unsent.readableBytes > 0 }
 
     /// What all connections use in turn.
     struct Buffers {

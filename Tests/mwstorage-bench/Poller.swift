@@ -1,32 +1,38 @@
+import CLinux
 import Glibc
 
-/// Tells which sockets are ready, by poll(2). It looks at all of them each time; the more there are, the more are ready by then.
-struct Poller {
-    private var sockets: [pollfd] = []
-    private var found: [Int] = []
+/// Tells which sockets are ready, by epoll(7): each once for what came, not again until more comes.
+@safe struct Poller: ~Copyable {
+    private static let eventsAtOnce = 64
 
-    /// Its index is how many were added before.
-    mutating func add(_ socket: Int32) { sockets.append(pollfd(fd: socket, events: Int16(POLLIN), revents: 0)) }
+    private let descriptor: Int32
+    private var events: [epoll_event]
 
-    /// Has the socket told of when it takes something, too.
-    mutating func awaitRoom(_ index: Int, _ isAwaited: Bool) { sockets[index].events = Int16(isAwaited ? POLLIN | POLLOUT : POLLIN) }
+    init() throws {
+        descriptor = epoll_create1(Int32(EPOLL_CLOEXEC))
+        unsafe events = Array(repeating: epoll_event(), count: Self.eventsAtOnce)
+        guard descriptor >= 0 else { throw SystemError("epoll_create1") }
+    }
+
+    deinit { Glibc.close(descriptor) }
+
+    func add(_ socket: Int32, index: Int) throws {
+        var event = unsafe epoll_event()
+        unsafe event.events = EPOLLIN.rawValue | EPOLLOUT.rawValue | EPOLLRDHUP.rawValue | EPOLLET.rawValue
+        unsafe event.data.u64 = UInt64(index)
+        guard unsafe epoll_ctl(descriptor, EPOLL_CTL_ADD, socket, &event) == 0 else { throw SystemError("epoll_ctl") }
+    }
 
     /// Waits until some are ready; returns how many.
     mutating func wait() throws -> Int {
-        found.removeAll(keepingCapacity: true)
-        var left = unsafe poll(&sockets, nfds_t(sockets.count), -1)
-        guard left >= 0 || errno == EINTR else { throw SystemError("poll") }
-        for index in sockets.indices {
-            guard left > 0 else { break }
-            guard sockets[index].revents != 0 else { continue }
-            found.append(index)
-            left -= 1
-        }
-        return found.count
+        let count = unsafe epoll_wait(descriptor, &events, Int32(Self.eventsAtOnce), -1)
+        guard count < 0 else { return Int(count) }
+        guard errno == EINTR else { throw SystemError("epoll_wait") }
+        return 0
     }
 
     /// The index of one of them.
-    func ready(_ position: Int) -> Int { found[position] }
+    func ready(_ position: Int) -> Int { unsafe Int(events[position].data.u64) }
 }
 
 struct SystemError: Error, CustomStringConvertible {

@@ -48,7 +48,7 @@ struct WatchBench: ~Copyable {
     init(_ plan: Plan, _ context: TLSContext) throws {
         self.plan = plan
         self.context = context
-        poller = Poller()
+        poller = try Poller()
         value = ByteBuffer(repeating: UInt8(ascii: "v"), count: plan.valueBytes)
     }
 
@@ -77,7 +77,6 @@ struct WatchBench: ~Copyable {
         value.setInteger(UInt32(round), at: 0)
         writtenAt = Self.nanoseconds(CLOCK_MONOTONIC)
         try connections[0].write(value)
-        poller.awaitRoom(0, connections[0].isAwaitingRoom)
         while !isAnswered || notified < plan.watchers { try takeWhatCame() }
     }
 
@@ -86,7 +85,6 @@ struct WatchBench: ~Copyable {
             let index = poller.ready(position)
             var heard = Heard()
             try connections[index].ready(&buffers, &heard)
-            poller.awaitRoom(index, connections[index].isAwaitingRoom)
             note(heard)
             for _ in 0..<heard.ready where connections.count <= plan.watchers { try connectNext() }
         }
@@ -108,7 +106,7 @@ struct WatchBench: ~Copyable {
 
     private mutating func connectNext() throws {
         let connection = try BenchConnection(connections.isEmpty ? .writer : .watcher, plan, context)
-        poller.add(connection.socket)
+        try poller.add(connection.socket, index: connections.count)
         connections.append(connection)
     }
 
