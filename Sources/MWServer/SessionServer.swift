@@ -94,7 +94,7 @@ package final class SessionServer: Sendable {
                 sessions.startTicking(publish: publish)
                 let gate = HandshakeGate(
                     eventLoop: eventLoop, stepsPerTick: options.limits.maximumHandshakeStepsPerTurn,
-                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { step in Self.run(step, on: handshakers) },
+                    maximumWaiting: options.limits.maximumWaitingHandshakes, elsewhere: { Self.run($1, askedAt: $0, on: handshakers) },
                     isQuiet: { sessions.isQuiet })
                 return (
                     NIOLoopBound(LoopEntry(sessions: sessions, gate: gate), eventLoop: eventLoop),
@@ -108,17 +108,23 @@ package final class SessionServer: Sendable {
         self.sessionLoops = sessionLoops
     }
 
-    private static func run(_ step: @escaping @Sendable () -> Void, on pool: NIOThreadPool) {
+    private static func run(_ step: @escaping HandshakeGate.Step, askedAt: NIODeadline, on pool: NIOThreadPool) {
         pool.submit { state in
             // The pool ends when the server does: nobody waits for this handshake any more.
             guard case .active = state else { return }
             // Of this thread only, on Linux. It stays so; saying it again costs nothing beside a step.
             _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, Self.handshakeNiceness)
-            step()
+            var turns = StepTurns(askedAt: askedAt, beganAt: .now())
+            step {
+                guard turns.isOver(at: .now()) else { return }
+                _ = sched_yield()
+                turns.began(at: .now())
+            }
         }
     }
 
     /// How much handshakes stand back behind what the loops do, where processors are short: a tenth of their share, so that they never stop.
+    /// It says who goes next; who runs gives way by `StepTurns`.
     private static let handshakeNiceness: Int32 = 10
 
     /// The policy that makes `limits` hold in TLS too.

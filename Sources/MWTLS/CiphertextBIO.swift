@@ -31,6 +31,8 @@ struct SessionState {
     var refusal: ChainRefusal?
     /// The chain that it accepted, until `PeerVerification.accept` takes it.
     var acceptedChain: AcceptedChain?
+    /// Called between the parts of a handshake, while one is computed; see `StepTurns`.
+    var giveWay: (() -> Void)?
     /// The handshake is over: what OpenSSL's state machine does from here on, the peer caused.
     var isEstablished = false
     var keyUpdatesReceived = 0

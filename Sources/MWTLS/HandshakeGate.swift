@@ -9,8 +9,10 @@ package import NIOCore
 package final class HandshakeGate {
     enum Admission { case now, later, refused }
 
-    /// Runs what it is given, once, on a thread that may take its time.
-    package typealias Elsewhere = (@escaping @Sendable () -> Void) -> Void
+    /// What a thread that may take its time is to do. Between its parts, tens of microseconds each, it calls `giveWay`.
+    package typealias Step = @Sendable (_ giveWay: () -> Void) -> Void
+    /// Runs what it is given, once, on such a thread. It waits since `askedAt`.
+    package typealias Elsewhere = (_ askedAt: NIODeadline, _ step: @escaping Step) -> Void
 
     /// Default 1: the longest stall is then one step, half a millisecond.
     package static let defaultStepsPerTick = 1
@@ -26,7 +28,7 @@ package final class HandshakeGate {
     private let elsewhere: Elsewhere?
     private let isQuiet: () -> Bool
     private var hasStepped = false
-    private var waiting = CircularBuffer<TLSHandler>()
+    private var waiting = CircularBuffer<(handler: TLSHandler, askedAt: NIODeadline)>()
     private var stepsInTick = 0
     private var isTickScheduled = false
 
@@ -57,7 +59,7 @@ package final class HandshakeGate {
                 return .now
             }
             guard waiting.count < maximumWaiting else { return .refused }
-            waiting.append(handler)
+            waiting.append((handler, eventLoop.now))
             startSteps(elsewhere)
             return .later
         }
@@ -67,7 +69,7 @@ package final class HandshakeGate {
             return .now
         }
         guard waiting.count < maximumWaiting else { return .refused }
-        waiting.append(handler)
+        waiting.append((handler, eventLoop.now))
         scheduleTick()
         return .later
     }
@@ -81,7 +83,7 @@ package final class HandshakeGate {
     private func tick() {
         isTickScheduled = false
         stepsInTick = 0
-        while stepsInTick < stepsPerTick, let handler = waiting.popFirst() {
+        while stepsInTick < stepsPerTick, let (handler, _) = waiting.popFirst() {
             // A connection that ended meanwhile takes no turn.
             if handler.runAdmittedStep() { stepsInTick += 1 }
         }
@@ -92,13 +94,13 @@ package final class HandshakeGate {
 
     /// `stepsInTick` counts those that are under way.
     private func startSteps(_ elsewhere: Elsewhere) {
-        while stepsInTick < stepsPerTick, let handler = waiting.popFirst() {
+        while stepsInTick < stepsPerTick, let (handler, askedAt) = waiting.popFirst() {
             // A connection that ended meanwhile takes no turn.
             guard let step = handler.takeStep() else { continue }
             stepsInTick += 1
             let here = NIOLoopBound((self, handler), eventLoop: eventLoop)
-            elsewhere {
-                let status = step.run()
+            elsewhere(askedAt) { giveWay in
+                let status = step.run(givingWay: giveWay)
                 here.eventLoop.execute {
                     let (gate, handler) = here.value
                     gate.stepsInTick -= 1
@@ -116,7 +118,7 @@ extension HandshakeGate {
     func retire(_ step: HandshakeStep) {
         guard let elsewhere, step.session.hasBegun else { return }
         // By name: who lets go of it last is not known.
-        elsewhere { step.end() }
+        elsewhere(.distantPast) { _ in step.end() }
     }
 }
 
@@ -132,7 +134,9 @@ final class HandshakeStep: @unchecked Sendable {
 
     init(_ context: TLSContext) { box = UncheckedBox(TLSSession(context: context)) }
 
-    func run() -> TLSSession.HandshakeStatus { session.handshake() }
+    func run(givingWay giveWay: () -> Void) -> TLSSession.HandshakeStatus {
+        withoutActuallyEscaping(giveWay) { session.handshake(givingWay: $0) }
+    }
 
     func end() { session.end() }
 }

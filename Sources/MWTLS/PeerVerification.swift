@@ -150,6 +150,7 @@ final class PeerVerification: Sendable {
         unsafe state.pointee.acceptedChain = nil
         do throws(ChainRefusal) {
             let known = try unsafe readKeys(storeContext)
+            unsafe state.pointee.giveWay?()
             unsafe state.pointee.acceptedChain = try unsafe verdict(storeContext, known)
             return true
         } catch {
@@ -209,7 +210,7 @@ final class PeerVerification: Sendable {
 
     /// Rule 1.
     private func verify(_ storeContext: OpaquePointer, _ known: [UInt: Certificate]) throws(ChainRefusal) -> AcceptedChain {
-        unsafe allowGrace(storeContext)
+        unsafe setCallback(of: storeContext)
         let isValid = unsafe X509_verify_cert(storeContext) == 1
         let result = unsafe X509_STORE_CTX_get_error(storeContext)
         guard isValid, result == X509_V_OK else {
@@ -258,12 +259,29 @@ final class PeerVerification: Sendable {
         return certificate
     }
 
+    /// What is called for each certificate of the chain that passed, and for each error, returns what OpenSSL said.
+    private func setCallback(of storeContext: OpaquePointer) {
+        guard trustStore.revocationGraceSeconds == 0 else { return unsafe allowGrace(storeContext) }
+        unsafe X509_STORE_CTX_set_verify_cb(storeContext) { isValid, storeContext in
+            unsafe PeerVerification.giveWay(storeContext)
+            return isValid
+        }
+    }
+
+    /// In a handshake, between two signatures.
+    private static func giveWay(_ storeContext: OpaquePointer?) {
+        guard let storeContext = unsafe storeContext,
+            let ssl = unsafe X509_STORE_CTX_get_ex_data(storeContext, SSL_get_ex_data_X509_STORE_CTX_idx())
+        else { return }
+        unsafe CiphertextBIO.state(of: SSL_get_rbio(OpaquePointer(ssl)))?.pointee.giveWay?()
+    }
+
     /// Where an operator said so, a list that is out of date for no longer than that is still believed. Nothing else is let through: the
     /// callback answers for this one error, and for that list.
     private func allowGrace(_ storeContext: OpaquePointer) {
-        guard trustStore.revocationGraceSeconds > 0 else { return }
         _ = unsafe X509_STORE_CTX_set_ex_data(storeContext, Self.ownIndex, Unmanaged.passUnretained(self).toOpaque())
         unsafe X509_STORE_CTX_set_verify_cb(storeContext) { isValid, storeContext in
+            unsafe PeerVerification.giveWay(storeContext)
             guard isValid == 0, let storeContext = unsafe storeContext else { return isValid }
             guard unsafe X509_STORE_CTX_get_error(storeContext) == X509_V_ERR_CRL_HAS_EXPIRED,
                 let own = unsafe X509_STORE_CTX_get_ex_data(storeContext, PeerVerification.ownIndex)

@@ -160,10 +160,13 @@ package import NIOCore
 
     // MARK: Handshake
 
-    /// Goes as far as the ciphertext allows. Call it only while `phase` is `handshaking`.
-    package mutating func handshake() -> HandshakeStatus {
+    /// Goes as far as the ciphertext allows. Call it only while `phase` is `handshaking`. Between its parts it calls `giveWay`, on this thread,
+    /// and keeps nothing of it.
+    package mutating func handshake(givingWay giveWay: (() -> Void)? = nil) -> HandshakeStatus {
         precondition(phase == .handshaking, "handshake() after the handshake")
         if !hasBegun { begin() }
+        unsafe state.pointee.giveWay = giveWay
+        defer { unsafe state.pointee.giveWay = nil }
         ERR_clear_error()
         let result = unsafe SSL_do_handshake(ssl)
         unsafe state.pointee.releaseInboundIfRead()
@@ -316,7 +319,7 @@ package import NIOCore
         return .needsCiphertext
     }
 
-    /// OpenSSL's info callback: alerts in both directions, and the messages after the handshake that cost us something.
+    /// OpenSSL's info callback: alerts in both directions, the parts of a handshake, and the messages after it that cost us something.
     static func observe(_ ssl: OpaquePointer, place: Int32, value: Int32) {
         guard let state = unsafe CiphertextBIO.state(of: SSL_get_rbio(ssl)) else { return }
         if mws_ssl_where_is_alert_read(place) != 0 || mws_ssl_where_is_alert_written(place) != 0 {
@@ -330,7 +333,11 @@ package import NIOCore
             } else {
                 unsafe state.pointee.alertSent = alert
             }
-        } else if unsafe state.pointee.isEstablished, mws_ssl_where_is_loop(place) != 0 {
+        } else if mws_ssl_where_is_loop(place) != 0 {
+            guard unsafe state.pointee.isEstablished else {
+                unsafe state.pointee.giveWay?()
+                return
+            }
             let message = unsafe SSL_get_state(ssl)
             if message == TLS_ST_SR_KEY_UPDATE || message == TLS_ST_CR_KEY_UPDATE { unsafe state.pointee.keyUpdatesReceived += 1 }
         }

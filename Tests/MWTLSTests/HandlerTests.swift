@@ -255,15 +255,15 @@ import Testing
 @Suite struct ElsewhereTests {
     /// Where steps go.
     private final class Queue: Sendable {
-        private let steps = Mutex<[@Sendable () -> Void]>([])
+        private let steps = Mutex<[HandshakeGate.Step]>([])
 
         var count: Int { steps.withLock { $0.count } }
 
-        func add(_ step: @escaping @Sendable () -> Void) { steps.withLock { $0.append(step) } }
+        func add(_ step: @escaping HandshakeGate.Step) { steps.withLock { $0.append(step) } }
 
-        func runFirst() {
+        func runFirst(givingWay giveWay: () -> Void = {}) {
             let step = steps.withLock { $0.removeFirst() }
-            step()
+            step(giveWay)
         }
     }
 
@@ -271,7 +271,7 @@ import Testing
     func `Steps run elsewhere, one at a time, and the loop has the outcome`(version: TLSPolicy.Version) throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, maximumWaiting: 2, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, maximumWaiting: 2, elsewhere: { queue.add($1) })
         let pair = try TestAuthority().materialPair()
         let wires = try (0..<4).map { _ in try Wire(version, pair, loop: loop, gate: gate) }
         for wire in wires { try wire.deliverToServer() }
@@ -287,10 +287,50 @@ import Testing
         #expect(gate.waitingCount == 0)
     }
 
+    // Each of its flights has several parts; a chain that is verified has one more for each certificate.
+    @Test(arguments: TLSPolicy.Version.allCases)
+    func `A step elsewhere gives way between its parts, and only there`(version: TLSPolicy.Version) throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
+        let wire = try Wire(version, loop: loop, gate: gate)
+        var turnsOfSteps: [Int] = []
+        try wire.deliverToServer()
+        while queue.count > 0 {
+            var turns = 0
+            queue.runFirst(givingWay: { turns += 1 })
+            turnsOfSteps.append(turns)
+            wire.run()
+        }
+        #expect(wire.server.peers.count == 1 && wire.client.peers.count == 1)
+        #expect(turnsOfSteps.count >= 2 && turnsOfSteps.allSatisfy { $0 >= 3 })
+    }
+
+    @Test func `A step is known by when it was asked for, however many were before it`() throws {
+        let loop = EmbeddedEventLoop()
+        let queue = Queue()
+        let asked = Mutex<[NIODeadline]>([])
+        let gate = HandshakeGate(
+            eventLoop: loop,
+            elsewhere: { askedAt, step in
+                asked.withLock { $0.append(askedAt) }
+                queue.add(step)
+            })
+        let pair = try TestAuthority().materialPair()
+        let wires = try (0..<2).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
+        for wire in wires {
+            try wire.deliverToServer()
+            loop.advanceTime(by: .milliseconds(5))
+        }
+        queue.runFirst()
+        loop.run()
+        #expect(asked.withLock { $0 } == [.uptimeNanoseconds(0), .uptimeNanoseconds(5_000_000)])
+    }
+
     @Test func `What OpenSSL made of a peer is freed where it was made; of one that said nothing it made nothing`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         var silent: Wire? = try Wire(.tls13, loop: loop, gate: gate)
         try silent?.server.channel.close().wait()
         silent = nil
@@ -310,7 +350,7 @@ import Testing
     @Test func `What comes while a step is away is taken when it is back`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         let wire = try Wire(.tls13, loop: loop, gate: gate)
         try wire.deliverToServer()
         queue.runFirst()
@@ -330,7 +370,7 @@ import Testing
         let loop = EmbeddedEventLoop()
         let queue = Queue()
         var isQuiet = true
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) }, isQuiet: { isQuiet })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) }, isQuiet: { isQuiet })
         let pair = try TestAuthority().materialPair()
         let wires = try (0..<4).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
         // Both at once: the embedded loop runs only when it is told.
@@ -355,7 +395,7 @@ import Testing
     @Test func `What comes while a step is waited for is read once, and then no more`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         let reads = ReadCounter()
         let wire = try Wire(.tls13, loop: loop, gate: gate)
         try wire.server.channel.pipeline.syncOperations.addHandler(reads, position: .first)
@@ -380,7 +420,7 @@ import Testing
     @Test func `Who is gone when its step is back is gone`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         let pair = try TestAuthority().materialPair()
         let wires = try (0..<3).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
         for wire in wires { try wire.deliverToServer() }
@@ -403,7 +443,7 @@ import Testing
     @Test func `A peer that resets in its handshake has abandoned it, once, also while its step is away`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         let pair = try TestAuthority().materialPair()
         let wires = try (0..<2).map { _ in try Wire(.tls13, pair, loop: loop, gate: gate) }
         try wires[0].deliverToServer()
@@ -422,7 +462,7 @@ import Testing
     @Test func `A peer that closes its side while its step is away is told of it afterwards`() throws {
         let loop = EmbeddedEventLoop()
         let queue = Queue()
-        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($0) })
+        let gate = HandshakeGate(eventLoop: loop, elsewhere: { queue.add($1) })
         let wire = try Wire(.tls13, loop: loop, gate: gate)
         try wire.deliverToServer()
         wire.server.channel.pipeline.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
