@@ -137,10 +137,11 @@ let package = Package(
                 "COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient", nioCore,
             ],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
+        .systemLibrary(name: "CEpoll", path: "Tests/CEpoll"),
         // Watchers of ours and of Redis, measured alike; see scripts/bench watch.
         .executableTarget(
             name: "mwstorage-bench",
-            dependencies: ["CLinux", "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, nioPosix, argumentParser, histogram],
+            dependencies: ["CEpoll", "MWPKI", "MWTLS", "MWWebSocket", "MWProtocol", nioCore, argumentParser, histogram],
             path: "Tests/mwstorage-bench", swiftSettings: settings),
         // Serves fixed requests in memory, for their instructions to be counted; see scripts/check instructions.
         .executableTarget(

@@ -75,12 +75,10 @@ struct StoreMachine: ~Copyable {
     mutating func commitBegan(now: Duration, wallTime: UInt64) {
         // The one before it will have been done, or this machine is made anew.
         learn()
+        // What was kept of the one before that has been forgotten.
         swap(&changes, &earlierChanges)
         swap(&overlay, &earlierOverlay)
         swap(&newOutcomes, &earlierOutcomes)
-        changes.removeAll()
-        overlay.removeAll()
-        newOutcomes.removeAll(keepingCapacity: true)
         if isApplied { forgetEarlier() }
         previousRevision = revision
         resultBytes = 0
@@ -154,7 +152,7 @@ struct StoreMachine: ~Copyable {
     private mutating func forgetEarlier() {
         earlierChanges.removeAll()
         earlierOverlay.removeAll()
-        earlierOutcomes.removeAll(keepingCapacity: true)
+        if !earlierOutcomes.isEmpty { earlierOutcomes.removeAll(keepingCapacity: true) }
     }
 
     /// When there is something to do though nobody asks for anything.

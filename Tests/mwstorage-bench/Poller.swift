@@ -1,4 +1,4 @@
-import CLinux
+import CEpoll
 import Glibc
 
 /// Tells which sockets are ready, by epoll(7): each once for what came, not again until more comes.
