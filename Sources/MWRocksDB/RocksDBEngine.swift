@@ -150,8 +150,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         let table = try tableForWriting()
         if let sync = try log.write(batch, sync: sync) { written(sync) }
         prepared = table
-        // While the disk is busy: of the batches before.
-        table.sortVisible()
+        // Of the batches before; where another thread waits for the disk, meanwhile.
+        table.sortVisible(ofAtLeast: PendingTable.unsortedEntries)
         unsafe batch.forEach { change in
             switch unsafe change {
             case .put(let key, let value):
@@ -175,6 +175,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
                 table.publish()
                 swap(&state.history, &history)
             }
+            // Nothing may follow for long.
+            table.sortVisible(ofAtLeast: 2 * PendingTable.unsortedEntries)
         }
     }
 

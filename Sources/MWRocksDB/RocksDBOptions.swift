@@ -14,6 +14,8 @@ extension RocksDBDatabase {
     static let readsPerCacheFill: UInt64 = 32
     /// Table layout that has the current filters and checksums.
     private static let tableFormatVersion: CInt = 5
+    /// Tables that are not in the sorted levels, from which on they are merged into them: four drains' of two.
+    static let mergedTables: CInt = 8
     /// Threads that flush and compact: they share two cores with the event loops.
     private static let backgroundJobs: CInt = 2
     /// Tables are handed to the disk in pieces of this size, in bytes, so that a log sync does not wait for a whole table.
@@ -63,6 +65,7 @@ extension RocksDBDatabase {
         unsafe rocksdb_options_set_max_background_jobs(options, backgroundJobs)
         unsafe rocksdb_options_set_compression(options, CInt(rocksdb_lz4_compression))
         unsafe rocksdb_options_set_level_compaction_dynamic_level_bytes(options, 1)
+        unsafe rocksdb_options_set_level0_file_num_compaction_trigger(options, mergedTables)
         unsafe rocksdb_options_set_bytes_per_sync(options, bytesPerSync)
         unsafe rocksdb_options_set_manifest_preallocation_size(options, manifestPreallocationBytes)
         unsafe rocksdb_options_set_info_log_level(options, warningLevel)

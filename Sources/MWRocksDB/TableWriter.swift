@@ -13,8 +13,8 @@ struct TableWriter {
     /// Entries between two looks whether to go on.
     private static let entriesPerCheck = 1024
     /// Tables that wait to be merged into the sorted levels: with more of them each read of a cold key costs more. RocksDB starts to merge at
-    /// 4 and would slow down writes at 20.
-    private static let maximumWaitingTables = 12
+    /// ``RocksDBDatabase/mergedTables``, and would slow down writes of its own at 20, of which there are none. At least two come with each drain.
+    private static let maximumWaitingTables = 24
 
     init(_ database: RocksDBDatabase, directory: String) {
         self.database = database
@@ -47,14 +47,15 @@ struct TableWriter {
         var paths: [String] = []
         defer { for path in paths { unsafe unlink(path) } }
         var next = unsafe cursor.next()
-        // One for each keyspace: what the store notes of itself in every commit would have all tables overlap, and every get look into each.
+        // Clients' keys have one of their own: what the store notes of itself in every commit would have all tables overlap, and every get look
+        // into each.
         while let first = unsafe next {
             let path = "\(directory)/\(TableWriter.filePrefix)\(paths.count).sst"
             let table = try TableFile(at: path, database)
             paths.append(path)
-            let keyspace = unsafe PendingTable.key(of: first).first
+            let part = unsafe TableWriter.part(of: first)
             var count = 0
-            while let entry = unsafe next, unsafe PendingTable.key(of: entry).first == keyspace {
+            while let entry = unsafe next, unsafe TableWriter.part(of: entry) == part {
                 unsafe try table.append(PendingTable.key(of: entry), PendingTable.value(of: entry))
                 unsafe next = cursor.next()
                 count += 1
@@ -63,5 +64,11 @@ struct TableWriter {
             try table.finish()
         }
         if !paths.isEmpty { try database.takeIn(paths) }
+    }
+
+    /// Which of up to three tables takes a key: of what is in front of clients' keys, of these, of what is behind them.
+    private static func part(of entry: UnsafePointer<PendingTable.Entry>) -> Int {
+        let keyspace = unsafe PendingTable.key(of: entry).first ?? 0
+        return keyspace < Keyspace.data.prefix ? 0 : keyspace == Keyspace.data.prefix ? 1 : 2
     }
 }

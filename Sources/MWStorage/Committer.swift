@@ -69,7 +69,11 @@ final class Committer: @unchecked Sendable {
     func start() throws(StorageError) {
         guard options.commits == .thread else { return }
         if options.durability == .sync { syncThread = try SyncThread() }
-        let thread = try WorkerThread(name: "mw-commit") { self.run() }
+        let thread: WorkerThread
+        do throws(StorageError) { thread = try WorkerThread(name: "mw-commit") { self.run() } } catch {
+            syncThread?.stop()
+            throw error
+        }
         shared.withLock { $0.thread = thread }
     }
 
@@ -280,6 +284,8 @@ final class Committer: @unchecked Sendable {
             }
             finish(work, with: nil)
             guard !following.isEmpty else { return }
+            // Who waited for the disk meanwhile has not used up any of its time.
+            machine.timePassed(to: options.clock(), wallTime: options.wallClock(), for: following)
             evaluated = following.count
             work = following + lock.withLock { takeQueue(besides: following) }
         }

@@ -10,7 +10,7 @@ import Glibc
 ///            17      47    the key
 ///
 /// A slot is a line of the processor's cache, and two are a set: where both are taken, the key that was written longer ago gives way. Longer
-/// keys, and keys that go with a lease, are not kept. What is said here is what the engine holds, or nothing: after a failed write all of it
+/// keys, and keys that go with a lease, are not kept. What is said here is what the engine holds, or is about to, or nothing: after a failed write all of it
 /// must go.
 @safe
 struct KnownRevisions: ~Copyable, @unchecked Sendable {

@@ -12,6 +12,8 @@ final class RequestQueue: @unchecked Sendable {
     private var payloadBytes = 0
     /// All of them can be evaluated while the commit before is being written.
     private(set) var readsOnlyState = true
+    /// Some are writes of sessions, or under leases.
+    private(set) var hasSessions = false
 
     init(submitter: UInt32) { self.submitter = submitter }
 
@@ -21,12 +23,14 @@ final class RequestQueue: @unchecked Sendable {
     func append(_ kind: Request.Kind, token: UInt64, payloadBytes: Int = 0) {
         requests.append(Request(token: token, kind: kind, end: batch.mark))
         if !kind.readsOnlyState { readsOnlyState = false }
+        if case .guardedWrite = kind { hasSessions = true }
         self.payloadBytes += payloadBytes
     }
 
     func removeAll() {
         payloadBytes = 0
         readsOnlyState = true
+        hasSessions = false
         batch.removeAll()
         requests.removeAll(keepingCapacity: requests.capacity <= StorageLimits.maximumIdleRequests)
         outcomes.removeAll(keepingCapacity: outcomes.capacity <= StorageLimits.maximumIdleRequests)
@@ -51,7 +55,7 @@ struct Request {
         indirect case revokeLease(WriteTerms)
         case compact(Revision)
 
-        /// It asks for no values, and of keys only which revisions put them.
+        /// It asks for no values of keys, but only for which revisions and leases they have, and for outcomes.
         var readsOnlyState: Bool {
             switch self {
             case .write, .guardedWrite: true

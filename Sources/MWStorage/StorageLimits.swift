@@ -13,11 +13,11 @@ package struct StorageLimits: Sendable {
     /// Emptied queues that a submitter keeps for reuse: what can be under way at once.
     package static let maximumIdleQueues = 16
 
-    /// The same for the batch of a commit, of which there is one for all event loops: with history it holds each value twice.
+    /// The same for the batch of a commit, of which there are two for all event loops: with history it holds each value twice.
     static let maximumIdleCommitBytes = 8 << 20
     /// Bytes of requests after which a commit takes no more queues: what it makes of them, and what the engine does, is in memory several
     /// times over until its sync has returned. A request is never divided.
-    /// More would not make a request cheaper: the next commit is made while this one's sync is under way, if there is a next one.
+    /// More would not make a request cheaper: the next commit is evaluated while this one's sync is under way, if there is a next one.
     package static let maximumCommitBytes = 1 << 20
     /// Bytes of requests after which a submitter hands over what it has before its turn ends.
     static let maximumQueueBytes = 256 << 10

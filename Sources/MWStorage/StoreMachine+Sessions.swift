@@ -134,7 +134,7 @@ extension StoreMachine {
     // MARK: The end
 
     /// Keeps a session for its whole time again.
-    private mutating func touch(_ identifier: SessionID, _ principal: String) throws(StorageError) {
+    mutating func touch(_ identifier: SessionID, _ principal: String) throws(StorageError) {
         // Another principal learns nothing about it.
         guard let session = sessions[identifier], session.principal == principal else { throw StoreMachine.sessionUnknown }
         sessions[identifier]?.deadline = now + session.timeToLive

@@ -1,10 +1,10 @@
 // What requests do to the store.
 //
 //   committer                        machine                                 engine
-//   commitBegan(now) ──────────────▶ expires leases and sessions ──────────▶ reads what there is
+//   commitBegan(now) ──────────────▶
 //   requestsReceived(queue) … ─────▶ evaluates each, in order,  ───────────▶ reads what there was
 //                                    on what those before it did
-//   commitEnded ───────────────────▶ forgets old history
+//   commitEnded ───────────────────▶ ends leases and sessions, forgets ────▶ reads what there is
 //   apply changes.batch, sync        (one engine batch, made on the way)
 //   commitApplied ─────────────────▶
 //
@@ -86,6 +86,19 @@ struct StoreMachine: ~Copyable {
         isLeaseCounterChanged = false
         self.now = now
         self.wallTime = wallTime
+    }
+
+    /// It is later than when the commit began: what its requests, those of `queues`, keep alive, they keep from now on.
+    mutating func timePassed(to now: Duration, wallTime: UInt64, for queues: [RequestQueue]) {
+        self.now = now
+        self.wallTime = wallTime
+        for queue in queues where queue.hasSessions {
+            for request in queue.requests {
+                guard case .guardedWrite(let terms) = request.kind, let write = terms.writeID else { continue }
+                // Not where it was refused.
+                try? touch(write.session, terms.principal)
+            }
+        }
     }
 
     private mutating func learn() {

@@ -304,7 +304,8 @@ package final class StoreRounds {
         let requests = lanes.map { _ in (0..<Int.random(in: 0...4, using: &random)).map { _ in request() } }
         let writesBefore = disk.writeCount
         try submit(requests)
-        let later = flushWhileSyncing(laterWrites(), after: requests)
+        let laterRequests = laterWrites()
+        let later = flushWhileSyncing(laterRequests, after: requests)
         storage.runCommits()
         disk.liftFaults()
         guard storage.health != .writable else {
@@ -314,9 +315,13 @@ package final class StoreRounds {
             return
         }
         for lane in lanes {
-            let outcomes = lane.delivered.outcomes.withLock { $0 }.map { ModelResult($0.result) }
-            try require(outcomes.allSatisfy { $0 == .failed(.ioError) }, "all fail together")
+            let outcomes = lane.delivered.outcomes.withLock { $0 }
+            try require(outcomes.allSatisfy { ModelResult($0.result) == .failed(.ioError) }, "all fail together")
+            try require(outcomes.map(\.token) == outcomes.indices.map { UInt64($0) }, "each has one outcome, in order")
         }
+        let submitted = (requests + (later.value.load(ordering: .relaxed) ? laterRequests : [])).reduce(0) { $0 + $1.count }
+        let told = lanes.reduce(0) { count, lane in count + lane.delivered.outcomes.withLock { $0.count } }
+        try require(told == submitted, "each has an outcome")
         try require(world.commits.withLock(\.isEmpty), "nobody is told of what failed")
         var attempted = model
         for request in requests.joined() { _ = attempted.perform(request, at: world.now) }

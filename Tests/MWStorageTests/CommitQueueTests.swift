@@ -86,6 +86,58 @@ import Testing
         }
     }
 
+    // The disk takes longer than they last: one is granted meanwhile, the other one was used by what has waited.
+    @Test("a lease and a session last from when the disk was waited for, not from when that began")
+    func overlapTakesNoTime() async throws {
+        let time = Mutex(Duration.seconds(1000))
+        var options = StorageOptions()
+        options.commits = .manual
+        options.clock = { time.withLock { $0 } }
+        options.limits.minimumOverlapBytes = 1
+        try await withStore(options) { storage, disk in
+            let outcomes = Mutex<[CommitOutcome]>([])
+            let submitter = storage.makeSubmitter { delivered in outcomes.withLock { $0 += delivered } }
+            try submitter.openSession(token: 0, principal: "ann", timeToLive: .seconds(1))
+            submitter.flush()
+            storage.runCommits()
+            guard case .session(let session) = outcomes.withLock({ $0[0].result }) else { throw CancellationError() }
+            let write = WriteIdentifier(session: session.session, sequence: 1)
+            @Sendable func put(_ token: UInt64, _ write: WriteIdentifier? = nil) {
+                do throws(StorageError) {
+                    try submitter.submit(token: token, writeID: write, principal: "ann") { (batch) throws(StorageError) in
+                        try batch.put([UInt8(token)], [])
+                    }
+                } catch { Issue.record(error) }
+                submitter.flush()
+            }
+            disk.setFaults(
+                .with {
+                    $0.duringSync = {
+                        disk.changeFaults { $0.duringSync = nil }
+                        put(2, write)
+                    }
+                    $0.duringWrite = {
+                        disk.changeFaults { $0.duringWrite = nil }
+                        time.withLock { $0 += .milliseconds(1500) }
+                        do throws(StorageError) {
+                            try submitter.grantLease(token: 3, principal: "ann", timeToLive: .seconds(1))
+                        } catch { Issue.record(error) }
+                        submitter.flush()
+                    }
+                })
+            put(1)
+            storage.runCommits()
+            #expect(outcomes.withLock { $0.map(\.token) } == [0, 1, 2, 3])
+            #expect(outcomes.withLock { $0.allSatisfy { $0.failure == nil } })
+            time.withLock { $0 += .milliseconds(900) }
+            storage.runCommits()
+            #expect(storage.usage.leases == 1 && storage.usage.sessions == 1)
+            time.withLock { $0 += .milliseconds(200) }
+            storage.runCommits()
+            #expect(storage.usage.leases == 0 && storage.usage.sessions == 0)
+        }
+    }
+
     @Test("a failed commit fails all of its requests, reads go on, and the store recovers by itself", arguments: [false, true])
     func failedSync(keepsUnsynced: Bool) async throws {
         // Time stands still while the degraded store is looked at: the recovery that is tried each millisecond is not due.

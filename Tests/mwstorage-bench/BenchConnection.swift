@@ -38,8 +38,8 @@ final class BenchConnection {
         try send()
     }
 
-    /// The socket has something, or takes something again.
-    func ready(_ buffers: inout Buffers, _ heard: inout Heard) throws {
+    /// The socket has something, or takes something again; or it is ending, and nothing more is told of it.
+    func ready(_ buffers: inout Buffers, _ heard: inout Heard, isEnding: Bool) throws {
         var isMore = true
         while isMore {
             buffers.ciphertext.clear(minimumCapacity: Self.maximumReadBytes)
@@ -54,7 +54,7 @@ final class BenchConnection {
                 break
             }
             // Less than there was room for: nothing is left, and more is told of.
-            isMore = count == Self.maximumReadBytes
+            isMore = isEnding || count == Self.maximumReadBytes
             session.receive(buffers.ciphertext)
             if session.phase == .handshaking { try step() }
             if session.phase == .established { try readPlaintext(&buffers.plaintext, &heard) }

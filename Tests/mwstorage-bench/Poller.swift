@@ -33,6 +33,11 @@ import Glibc
 
     /// The index of one of them.
     func ready(_ position: Int) -> Int { unsafe Int(events[position].data.u64) }
+
+    /// Whether its end has come, behind what it may still hold.
+    func isEnding(_ position: Int) -> Bool {
+        unsafe events[position].events & (EPOLLRDHUP.rawValue | EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0
+    }
 }
 
 struct SystemError: Error, CustomStringConvertible {

@@ -84,7 +84,7 @@ struct WatchBench: ~Copyable {
         for position in 0..<(try poller.wait()) {
             let index = poller.ready(position)
             var heard = Heard()
-            try connections[index].ready(&buffers, &heard)
+            try connections[index].ready(&buffers, &heard, isEnding: poller.isEnding(position))
             note(heard)
             for _ in 0..<heard.ready where connections.count <= plan.watchers { try connectNext() }
         }

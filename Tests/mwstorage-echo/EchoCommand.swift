@@ -76,6 +76,9 @@ struct Serve: AsyncParsableCommand {
         if let patience {
             options.limits.openingTimeout = .seconds(patience)
             policy.lingerTimeout = .seconds(patience)
+            // What only these would end has not been ended as it should.
+            options.limits.closingTimeout = .seconds(5 * patience)
+            options.limits.pingInterval = .seconds(5 * patience)
         }
         policy.handshakeTimeout = options.limits.openingTimeout
         var logger = Logger(label: "mwstorage-echo") { StreamLogHandler.standardError(label: $0) }

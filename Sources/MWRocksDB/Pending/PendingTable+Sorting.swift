@@ -14,14 +14,14 @@ extension PendingTable {
         var count = 0
     }
 
-    /// Entries that a scan sorts itself.
-    private static let unsortedEntries = 8192
+    /// Entries that a scan sorts itself; twice as many at most.
+    static let unsortedEntries = 8192
 
-    /// Sorts what has become visible, once it is much: only the thread that adds calls it, and nobody waits for it.
-    func sortVisible() {
+    /// Sorts what has become visible, if it is so much: only the thread that adds calls it.
+    func sortVisible(ofAtLeast limit: Int) {
         let count = visible.load(ordering: .relaxed)
         let (runs, sortedCount) = sorted.withLock { ($0.runs, $0.count) }
-        guard count - sortedCount >= PendingTable.unsortedEntries else { return }
+        guard count - sortedCount >= limit else { return }
         var merged = runs
         unsafe merged.append(sortedEntries(sortedCount..<count) { _ in true })
         // Like a merge sort, whose work is spread: each entry moves a few times, and there are never many runs.
@@ -37,6 +37,7 @@ extension PendingTable {
 
     /// Some entries that one after another were added, in the order of their keys.
     fileprivate func sortedEntries(_ range: Range<Int>, where isWanted: (UnsafeRawBufferPointer) -> Bool) -> Run {
+        guard !range.isEmpty else { return [] }
         var places: [SortedPlace] = []
         places.reserveCapacity(range.count)
         // Keys of a keyspace mostly begin alike. What follows tells them apart, and needs no look at their bytes, which lie all over memory.
