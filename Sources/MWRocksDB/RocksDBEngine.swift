@@ -24,7 +24,8 @@ extension StorageEngineFactory {
 /// RocksDB's own log and memory are not used: its log holds history a second time, and each change of a key that is put often would be
 /// sorted, written out and merged away. Here a put is one copy in the log and one in memory, and only what a key came to reaches a table.
 final class RocksDBEngine: StorageEngine, @unchecked Sendable {
-    // Safety: `log`, `prepared`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it says.
+    // Safety: `log`, `prepared`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it
+    // says.
     static let name = "rocksdb"
     private let database: RocksDBDatabase
     private let writer: TableWriter
@@ -175,7 +176,7 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
                 table.publish()
                 swap(&state.history, &history)
             }
-            // Nothing may follow for long.
+            // Nothing may follow for long, and scans would sort it again and again.
             table.sortVisible(ofAtLeast: 2 * PendingTable.unsortedEntries)
         }
     }

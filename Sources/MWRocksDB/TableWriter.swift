@@ -13,7 +13,7 @@ struct TableWriter {
     /// Entries between two looks whether to go on.
     private static let entriesPerCheck = 1024
     /// Tables that wait to be merged into the sorted levels: with more of them each read of a cold key costs more. RocksDB starts to merge at
-    /// ``RocksDBDatabase/mergedTables``, and would slow down writes of its own at 20, of which there are none. At least two come with each drain.
+    /// ``RocksDBDatabase/mergedTables``, and would slow down writes of its own at 20, of which there are none. Two or three come with each drain.
     private static let maximumWaitingTables = 24
 
     init(_ database: RocksDBDatabase, directory: String) {

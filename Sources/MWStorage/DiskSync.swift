@@ -21,51 +21,37 @@ package final class DiskSync: Sendable {
 }
 
 /// A thread that waits for the disk, so that another one need not: the last sync that it was given, which somebody else may do first.
-final class SyncThread: Sendable {
+final class SyncThread: @unchecked Sendable {
+    // Safety: guarded by `lock`, but for `thread`, which belongs to who made this.
     private let lock = ConditionLock()
-    private let state = Mutex(State())
+    private var next: DiskSync?
+    private var isStopping = false
+    private var thread: WorkerThread?
 
-    private struct State: Sendable {
-        var next: DiskSync?
-        var isStopping = false
-        var thread: WorkerThread?
-    }
-
-    init() throws(StorageError) {
-        let thread = try WorkerThread(name: "mw-sync") { self.run() }
-        state.withLock { $0.thread = thread }
-    }
+    init() throws(StorageError) { thread = try WorkerThread(name: "mw-sync") { self.run() } }
 
     /// Starts `sync`, and returns at once.
     func start(_ sync: DiskSync) {
-        lock.withLock { state.withLock { $0.next = sync } }
+        lock.withLock { next = sync }
         lock.signal()
     }
 
     /// Returns when the thread has ended.
     func stop() {
-        let thread = lock.withLock {
-            state.withLock { state in
-                state.isStopping = true
-                return state.thread.take()
-            }
-        }
+        lock.withLock { isStopping = true }
         lock.signal()
-        thread?.join()
+        thread.take()?.join()
     }
 
     private func run() {
-        while let sync = next() { try? sync.run() }
+        while let sync = nextSync() { try? sync.run() }
     }
 
-    private func next() -> DiskSync? {
+    /// Nil at the end.
+    private func nextSync() -> DiskSync? {
         lock.withLock {
-            while true {
-                let (next, isStopping) = state.withLock { ($0.next.take(), $0.isStopping) }
-                if let next { return next }
-                if isStopping { return nil }
-                lock.wait(atMost: nil)
-            }
+            while next == nil, !isStopping { lock.wait(atMost: nil) }
+            return next.take()
         }
     }
 }

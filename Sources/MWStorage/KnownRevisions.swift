@@ -10,8 +10,8 @@ import Glibc
 ///            17      47    the key
 ///
 /// A slot is a line of the processor's cache, and two are a set: where both are taken, the key that was written longer ago gives way. Longer
-/// keys, and keys that go with a lease, are not kept. What is said here is what the engine holds, or is about to, or nothing: after a failed write all of it
-/// must go.
+/// keys, and keys that go with a lease, are not kept. What is said here is what the engine holds, or is about to, or nothing: after a failed
+/// write all of it must go.
 @safe
 struct KnownRevisions: ~Copyable, @unchecked Sendable {
     // Safety: the memory has this one owner, and a non-copyable value is used by one thread at a time.

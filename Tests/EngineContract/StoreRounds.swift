@@ -4,8 +4,8 @@ import Testing
 
 /// Does random things to a store, and to a ``StoreModel``, and compares all that can be seen of them. The same seed does the same.
 ///
-/// A round is a commit of requests of two submitters, and at times another one that begins while the first is being written; in between, time passes, the store is closed and opened, or its disk
-/// fails. The store has no thread of its own and no clock but this one's.
+/// A round is a commit of requests of two submitters, and at times another one that begins while the first is being written; in between, time
+/// passes, the store is closed and opened, or its disk fails. The store has no thread of its own and no clock but this one's.
 package final class StoreRounds {
     private let factory: StorageEngineFactory
     private let disk: MemoryDisk?

@@ -66,13 +66,19 @@ private final class Flag: Sendable {
         }
     }
 
-    private static func answerKeep(_ server: FakeServer, _ seconds: Int64, _ kept: () -> Void) async throws {
+    /// Answers the next connection's first request, for a lease.
+    private static func grant(_ server: FakeServer, _ seconds: Int64) async throws -> (FakeConnection, NativeLease) {
         let connection = try #require(await server.connections.next())
         var lease = NativeLease()
         lease.lease = 1
         lease.timeToLiveMilliseconds = seconds * 1000
         let (id, _) = try await connection.next(NativeGrantLease.self)
         connection.answer(NativeGrantLease.self, id, lease)
+        return (connection, lease)
+    }
+
+    private static func answerKeep(_ server: FakeServer, _ seconds: Int64, _ kept: () -> Void) async throws {
+        let (connection, lease) = try await grant(server, seconds)
         let (keepID, request) = try await connection.next(NativeKeepLease.self)
         #expect(request.lease == 1)
         connection.answer(NativeKeepLease.self, keepID, lease)
@@ -155,12 +161,7 @@ private final class Flag: Sendable {
     }
 
     private static func replaceStore(_ server: FakeServer, _ seconds: Int64, _ isReplaced: Flag) async throws {
-        let granting = try #require(await server.connections.next())
-        var lease = NativeLease()
-        lease.lease = 1
-        lease.timeToLiveMilliseconds = seconds * 1000
-        let (id, _) = try await granting.next(NativeGrantLease.self)
-        granting.answer(NativeGrantLease.self, id, lease)
+        let (granting, _) = try await grant(server, seconds)
         _ = try await granting.next(NativeKeepLease.self)
         server.welcome = FakeServer.welcome(store: 2)
         isReplaced.set()

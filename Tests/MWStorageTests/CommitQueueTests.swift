@@ -13,9 +13,7 @@ import Testing
             disk.setFaults(.with { $0.duringWrite = { gate.pass() } })
             let first = TestSubmitter(storage)
             let second = TestSubmitter(storage)
-            try first.put([0], token: 0)
-            first.submitter.flush()
-            gate.waitUntilEntered()
+            try gate.hold(first)
             for token in 1...50 as ClosedRange<UInt64> {
                 try first.put([1, UInt8(token)], token: token)
                 try second.put([2, UInt8(token)], token: token)
@@ -40,9 +38,7 @@ import Testing
             let gate = Gate()
             disk.setFaults(.with { $0.duringWrite = { gate.pass() } })
             let submitter = TestSubmitter(storage)
-            try submitter.put([0], token: 0)
-            submitter.submitter.flush()
-            gate.waitUntilEntered()
+            try gate.hold(submitter)
             let value = [UInt8](repeating: 7, count: StorageLimits.maximumCommitBytes / 4)
             for token in 1...6 as ClosedRange<UInt64> {
                 try submitter.submitter.submit(token: token) { (batch) throws(StorageError) in try batch.put([UInt8(token)], value) }
@@ -64,9 +60,7 @@ import Testing
                 let gate = Gate()
                 disk.setFaults(.with { $0.duringSync = { gate.pass() } })
                 let submitter = TestSubmitter(storage)
-                try submitter.put([0], token: 0)
-                submitter.submitter.flush()
-                gate.waitUntilEntered()
+                try gate.hold(submitter)
                 if isTransaction {
                     try submitter.submitter.submit(token: 1, transaction: Transaction(compares: [], then: [.put([1], [1])], else: []))
                 } else {
@@ -410,7 +404,13 @@ private final class Gate: Sendable {
         while !state.withLock({ $0.open }) { sched_yield() }
     }
 
-    func waitUntilEntered() { while !state.withLock({ $0.entered }) { sched_yield() } }
+    /// Flushes a put, of token 0, and returns when its commit is held.
+    func hold(_ submitter: TestSubmitter) throws {
+        try submitter.put([0], token: 0)
+        submitter.submitter.flush()
+        while !state.withLock({ $0.entered }) { sched_yield() }
+    }
+
     func open() { state.withLock { $0.open = true } }
 }
 
