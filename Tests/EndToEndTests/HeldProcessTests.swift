@@ -35,8 +35,9 @@ struct HeldProcessTests {
         let directory = try TemporaryDirectory()
         let ready = directory.file("ready")
         #expect(unsafe mkfifo(ready, 0o600) == 0)
-        // What it starts is there before it is asked to end: otherwise it would wait for that.
-        let script = "trap '\(onTermination)' TERM; sleep 600 & echo >\(ready); wait; exit 4"
+        // What it starts is there before it is asked to end, and no copy of the shell any more: that would not hear it, and outlive all tests.
+        let script =
+            "trap '\(onTermination)' TERM; sleep 600 & until grep -q sleep /proc/$!/comm; do :; done; echo >\(ready); wait; exit 4"
         let outcome = Outcome()
         await #expect(throws: Lost.self) { try await Self.lose(script, whenOpened: ready, outcome) }
         #expect(outcome.code.withLock { $0 } == expected)

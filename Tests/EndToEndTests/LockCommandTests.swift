@@ -30,7 +30,9 @@ struct LockCommandTests {
     func contention() async throws {
         let server = try await ServerProcess()
         let holder = try StreamingCommand(
-            ["lock", "l"] + server.connection + ["--", "sh", "-c", "trap 'exit 9' TERM; echo held; sleep 600 & wait"])
+            ["lock", "l"] + server.connection + [
+                "--", "sh", "-c", "trap 'exit 9' TERM; sleep 600 & until grep -q sleep /proc/$!/comm; do :; done; echo held; wait",
+            ])
         #expect(await holder.next() == "held", "\(holder.errors)")
         let late = try await CommandProcess.run(["lock", "l", "--wait", "200ms"] + server.connection + ["--", "echo", "ran"])
         #expect(late.status == 75 && late.output.isEmpty && late.errors.contains("l"), "\(late.errors)")
@@ -47,7 +49,10 @@ struct LockCommandTests {
         func hold(_ seconds: Int) throws -> StreamingCommand {
             try StreamingCommand(
                 ["lock", "l", "--ttl", "\(seconds)s"] + server.connection
-                    + ["--", "sh", "-c", "trap 'echo asked; exit 3' TERM; echo held; sleep 600 & wait"])
+                    + [
+                        "--", "sh", "-c",
+                        "trap 'echo asked; exit 3' TERM; sleep 600 & until grep -q sleep /proc/$!/comm; do :; done; echo held; wait",
+                    ])
         }
         var (seconds, holder) = (1, try hold(1))
         var isHeld = await holder.next() == "held"
