@@ -78,11 +78,15 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     /// Between two looks whether RocksDB has merged enough.
     private static let pollInterval = Duration.milliseconds(5)
 
-    init(directory: String, options: EngineOptions) throws(StorageError) {
+    /// - Parameter makeMemoryFile: What tables are made in before they are written; nil where there is none.
+    init(
+        directory: String, options: EngineOptions,
+        makeMemoryFile: @escaping @Sendable () -> FileDescriptor? = { FileDescriptor.inMemory(named: "mwstorage-table") }
+    ) throws(StorageError) {
         self.directory = directory
         self.options = options
         let database = try RocksDBDatabase(directory: directory, options: options)
-        let writer = TableWriter(database, directory: directory)
+        let writer = TableWriter(database, directory: directory, makeMemoryFile: makeMemoryFile)
         self.database = database
         self.writer = writer
         do throws(StorageError) {

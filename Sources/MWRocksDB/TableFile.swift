@@ -12,31 +12,35 @@ final class TableFile {
     private let database: RocksDBDatabase
     private let writer: OpaquePointer
     private let environment: OpaquePointer
-    /// Nil where the system has no files in memory; then it is made where it belongs.
+    /// Nil: it is made where it belongs.
     private let memory: FileDescriptor?
+    /// All of `memory`, once it is whole.
+    private var mapped = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
 
     /// What is written before the disk begins with it, in bytes: a sync of the log beside it does not wait for a whole table.
     private static let pieceBytes = 1 << 20
 
-    init(at path: String, _ database: RocksDBDatabase) throws(StorageError) {
+    /// Call order: this, ``open()``, any number of ``append(_:_:)``, ``finish()``, ``writeOut()``.
+    ///
+    /// - Parameter memory: A file in memory to make it in, which is then the table's own. Whatever fails up to and with ``finish()`` may be for
+    ///   want of memory: the same may do without.
+    init(at path: String, in memory: FileDescriptor?, _ database: RocksDBDatabase) {
         guard let environment = unsafe rocksdb_envoptions_create(),
             let writer = unsafe rocksdb_sstfilewriter_create(environment, database.tableOptions)
         else { fatalError("out of memory") }
-        (self.path, self.database) = (path, database)
+        (self.path, self.memory, self.database) = (path, memory, database)
         unsafe (self.environment, self.writer) = (environment, writer)
-        let file = FileDescriptor.inMemory(named: "mwstorage-table")
-        let isOpen: Void? = try? file.map { (file) throws(StorageError) in
-            unsafe try database.check { unsafe rocksdb_sstfilewriter_open(writer, file.ownPath, $0) }
-        }
-        if isOpen == nil { file?.close() }
-        memory = isOpen == nil ? nil : file
-        if isOpen == nil { try unsafe database.check { unsafe rocksdb_sstfilewriter_open(writer, path, $0) } }
     }
 
     deinit {
+        if let start = unsafe mapped.baseAddress { unsafe munmap(UnsafeMutableRawPointer(mutating: start), mapped.count) }
         unsafe rocksdb_sstfilewriter_destroy(writer)
         unsafe rocksdb_envoptions_destroy(environment)
         memory?.close()
+    }
+
+    func open() throws(StorageError) {
+        try unsafe database.check { unsafe rocksdb_sstfilewriter_open(writer, memory?.ownPath ?? path, $0) }
     }
 
     /// Adds a key behind those before, with its value, or with nil that it is removed.
@@ -52,7 +56,7 @@ final class TableFile {
         }
     }
 
-    /// Completes the file; it is on stable storage when this returns, but for its name.
+    /// Completes the table.
     func finish() throws(StorageError) {
         try unsafe database.check { unsafe rocksdb_sstfilewriter_finish(writer, $0) }
         guard let memory else { return }
@@ -60,12 +64,19 @@ final class TableFile {
         guard let start = unsafe mmap(nil, count, PROT_READ, MAP_SHARED | MAP_POPULATE, memory.raw, 0), unsafe start != MAP_FAILED else {
             throw StorageError(errno: errno, subject: path)
         }
-        defer { unsafe munmap(start, count) }
+        unsafe mapped = UnsafeRawBufferPointer(start: start, count: count)
+    }
+
+    /// Brings it where it belongs; it is on stable storage when this returns, but for its name.
+    func writeOut() throws(StorageError) {
+        // RocksDB's writer has synced what it made.
+        guard memory != nil else { return }
         let file = try FileDescriptor(opening: path, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
         defer { file.close() }
+        let count = unsafe mapped.count
         for offset in stride(from: 0, to: count, by: TableFile.pieceBytes) {
             let piece = offset..<min(count, offset + TableFile.pieceBytes)
-            unsafe try file.write(UnsafeRawBufferPointer(start: start + offset, count: piece.count), at: offset, subject: path)
+            unsafe try file.write(UnsafeRawBufferPointer(rebasing: mapped[piece]), at: offset, subject: path)
             file.startWriting(piece)
         }
         try file.sync(subject: path)

@@ -5,6 +5,7 @@ import MWStorage
 struct TableWriter {
     private let database: RocksDBDatabase
     private let directory: String
+    private let makeMemoryFile: @Sendable () -> FileDescriptor?
 
     /// What merging two tables may take for a while, in bytes.
     private static let mergingBytes = 128 << 20
@@ -16,9 +17,11 @@ struct TableWriter {
     /// ``RocksDBDatabase/mergedTables``, and would slow down writes of its own at 20, of which there are none. Two or three come with each drain.
     private static let maximumWaitingTables = 24
 
-    init(_ database: RocksDBDatabase, directory: String) {
+    /// - Parameter makeMemoryFile: What a table is made in; nil where there is none, or no memory for it.
+    init(_ database: RocksDBDatabase, directory: String, makeMemoryFile: @escaping @Sendable () -> FileDescriptor?) {
         self.database = database
         self.directory = directory
+        self.makeMemoryFile = makeMemoryFile
         // Of one who was killed.
         for name in (try? FileDescriptor.names(in: directory)) ?? [] where name.hasPrefix(TableWriter.filePrefix) {
             unsafe unlink("\(directory)/\(name)")
@@ -43,27 +46,63 @@ struct TableWriter {
     ///
     /// - Parameter isCancelled: Asked now and then; then nothing was taken.
     func drain(_ view: PendingTable.View, isCancelled: () -> Bool = { false }) throws(StorageError) {
-        var cursor = PendingCursor([view], .all, .forward)
+        var entries = Entries(view)
         var paths: [String] = []
         defer { for path in paths { unsafe unlink(path) } }
-        var next = unsafe cursor.next()
         // Clients' keys have one of their own: what the store notes of itself in every commit would have all tables overlap, and every get look
         // into each.
-        while let first = unsafe next {
+        while entries.hasNext {
             let path = "\(directory)/\(TableWriter.filePrefix)\(paths.count).sst"
-            let table = try TableFile(at: path, database)
             paths.append(path)
-            let part = unsafe TableWriter.part(of: first)
-            var count = 0
-            while let entry = unsafe next, unsafe TableWriter.part(of: entry) == part {
-                unsafe try table.append(PendingTable.key(of: entry), PendingTable.value(of: entry))
-                unsafe next = cursor.next()
-                count += 1
-                if count.isMultiple(of: TableWriter.entriesPerCheck), isCancelled() { return }
-            }
-            try table.finish()
+            guard let table = try makeTable(at: path, &entries, isCancelled) else { return }
+            try table.writeOut()
         }
         if !paths.isEmpty { try database.takeIn(paths) }
+    }
+
+    /// What has not been taken yet; a copy of it is a place to go back to.
+    @safe
+    private struct Entries {
+        private var cursor: PendingCursor
+        var next: UnsafePointer<PendingTable.Entry>?
+
+        init(_ view: PendingTable.View) {
+            cursor = PendingCursor([view], .all, .forward)
+            unsafe next = cursor.next()
+        }
+
+        var hasNext: Bool { unsafe next != nil }
+
+        mutating func advance() { unsafe next = cursor.next() }
+    }
+
+    /// Nil if it was cancelled.
+    private func makeTable(at path: String, _ entries: inout Entries, _ isCancelled: () -> Bool) throws(StorageError) -> TableFile? {
+        if let memory = makeMemoryFile() {
+            let start = entries
+            let table = TableFile(at: path, in: memory, database)
+            let isWhole: Bool? = try? fill(table, &entries, isCancelled)
+            if let isWhole { return isWhole ? table : nil }
+            // A store that cannot have this memory is slower, and goes on.
+            entries = start
+        }
+        let table = TableFile(at: path, in: nil, database)
+        return try fill(table, &entries, isCancelled) ? table : nil
+    }
+
+    /// Adds the entries that belong into one table; false if that was cancelled.
+    private func fill(_ table: TableFile, _ entries: inout Entries, _ isCancelled: () -> Bool) throws(StorageError) -> Bool {
+        try table.open()
+        let part = unsafe entries.next.map { unsafe TableWriter.part(of: $0) }
+        var count = 0
+        while let entry = unsafe entries.next, unsafe TableWriter.part(of: entry) == part {
+            unsafe try table.append(PendingTable.key(of: entry), PendingTable.value(of: entry))
+            entries.advance()
+            count += 1
+            if count.isMultiple(of: TableWriter.entriesPerCheck), isCancelled() { return false }
+        }
+        try table.finish()
+        return true
     }
 
     /// Which of up to three tables takes a key: of what is in front of clients' keys, of these, of what is behind them.
