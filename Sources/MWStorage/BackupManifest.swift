@@ -102,6 +102,7 @@ package struct BackupManifest: Hashable, Sendable {
             else { throw damaged("a file that is none") }
             files.append(File(name: String(file[0]), byteCount: count, checksum: checksum))
         }
+        guard encoded == bytes else { throw damaged("lines that this program does not write") }
     }
 
     private static func hex(_ number: UInt32) -> String {

@@ -327,9 +327,19 @@ import Testing
                 try FileDescriptor.replace(path, with: changed)
                 #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try LogState(readingFrom: directory) }
             }
-            try LogState(drained: .max, forgotten: .max).write(in: directory)
-            #expect(throws: StorageError(.corrupt, subject: "", found: "")) {
-                try RocksDBEngine(directory: directory, options: EngineOptions())
+            // The checksum is of what it means, so it is right.
+            for number in ["+0", "00"] {
+                let other = String(decoding: text, as: UTF8.self).replacing("forgotten 0", with: "forgotten \(number)")
+                try FileDescriptor.replace(path, with: Array(other.utf8))
+                #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try LogState(readingFrom: directory) }
+            }
+            // Behind the segments of such a log there would be no further numbers.
+            for drained in [UInt64.max, UInt64.max - 2] {
+                try LogState(drained: drained, forgotten: .max).write(in: directory)
+                #expect(throws: StorageError(.corrupt, subject: "", found: "")) {
+                    try RocksDBEngine(directory: directory, options: EngineOptions())
+                }
+                #expect(throws: StorageError(.corrupt, subject: "", found: "")) { try LogState(readingFrom: directory) }
             }
         }
     }

@@ -29,4 +29,26 @@ import Testing
             #expect(throws: StorageError(.engineMismatch, subject: "", found: "")) { try Restore(from: directory + "/a", engines: []) }
         }
     }
+
+    @Test("a manifest that this program does not write is refused, though it has its checksum")
+    func manifest() async throws {
+        try await withTemporaryDirectory { (directory) throws in
+            let incarnation = String(repeating: "0a", count: 16)
+            let text = "mwstorage-backup 1\nformat 3\nengine memory\nincarnation \(incarnation)\nrevision 4\ntime 5\n"
+            func read(_ lines: String) throws -> BackupManifest {
+                let digits = String(CRC32C.of(lines.utf8), radix: 16)
+                let end = "end \(String(repeating: "0", count: 8 - digits.count))\(digits)\n"
+                try FileDescriptor.replace(directory + "/manifest", with: Array((lines + end).utf8))
+                return try BackupManifest(readingFrom: directory)
+            }
+            let whole = try read(text + "file a 3 00000001\n")
+            #expect(whole.revision == Revision(4) && whole.files.map(\.name) == ["a"])
+            for bad in [
+                text + "more\n", text + "\n", text + "file a +3 00000001\n", text + "file a 3 1\n",
+                text.replacing("time 5", with: "time 05"), text.replacing("0a", with: "0A"), text.replacing("backup 1", with: "backup 0"),
+            ] {
+                #expect(throws: StorageError(.corrupt, subject: "", found: ""), "\(bad)") { try read(bad) }
+            }
+        }
+    }
 }

@@ -8,16 +8,17 @@ struct LogState {
     private static let name = "commits.state"
     private static let magic = "mwstorage-commits 1"
 
+    /// Segments that no log comes to: one more would still be a number.
+    private static let maximumDrained = UInt64.max / 2
+
     func write(in directory: String) throws(StorageError) {
-        let text = LogState.text(drained, forgotten)
-        try FileDescriptor.replace(directory + "/" + LogState.name, with: Array("\(text)end \(LogState.checksum(text))\n".utf8))
+        try FileDescriptor.replace(directory + "/" + LogState.name, with: encoded)
     }
 
-    private static func text(_ drained: UInt64, _ forgotten: UInt64) -> String {
-        "\(magic)\ndrained \(drained)\nforgotten \(forgotten)\n"
+    private var encoded: [UInt8] {
+        let text = "\(LogState.magic)\ndrained \(drained)\nforgotten \(forgotten)\n"
+        return Array("\(text)end \(String(CRC32C.of(text.utf8), radix: 16))\n".utf8)
     }
-
-    private static func checksum(_ text: String) -> String { String(CRC32C.of(text.utf8), radix: 16) }
 
     init(drained: UInt64, forgotten: UInt64) {
         self.drained = drained
@@ -32,9 +33,9 @@ struct LogState {
         func number(_ index: Int, _ word: String) -> UInt64? {
             lines[index].hasPrefix(word + " ") ? UInt64(lines[index].dropFirst(word.count + 1)) : nil
         }
-        guard lines.count == 5, lines[0] == LogState.magic, let drained = number(1, "drained"), let forgotten = number(2, "forgotten"),
-            drained < UInt64.max - 1, lines[3] == "end \(LogState.checksum(LogState.text(drained, forgotten)))", lines[4].isEmpty
+        guard lines.count == 5, let drained = number(1, "drained"), let forgotten = number(2, "forgotten"),
+            drained <= LogState.maximumDrained, case let state = LogState(drained: drained, forgotten: forgotten), state.encoded == bytes
         else { throw LogFormat.damaged(path, "not what this program writes") }
-        self.init(drained: drained, forgotten: forgotten)
+        self = state
     }
 }
