@@ -84,7 +84,8 @@ import Testing
     @Test("what a commit without changes asks is answered without a write")
     func noChanges() async throws {
         try await withStore { storage, disk in
-            let lease = try await storage.grantLease(timeToLive: .seconds(60))
+            // Longer than any machine sleeps.
+            let lease = try await storage.grantLease(timeToLive: StorageLimits().maximumLeaseTimeToLive)
             let writes = disk.writeCount
             try await storage.remove([1])
             try await storage.keepLease(lease.lease)
@@ -137,7 +138,7 @@ import Testing
             let ends = ExpiryWatch()
             let observation = storage.observe(ends)
             defer { observation.cancel() }
-            let lease = try await storage.grantLease(timeToLive: .seconds(60), principal: "ann")
+            let lease = try await storage.grantLease(timeToLive: options.limits.maximumLeaseTimeToLive, principal: "ann")
             let short = try await storage.grantLease(timeToLive: .milliseconds(20), principal: "ann")
             try await storage.write(principal: "ann", lease: lease.lease) { (batch) throws(StorageError) in try batch.put([1], [1]) }
             do throws(StorageError) {
