@@ -242,6 +242,44 @@ import Testing
         }
     }
 
+    @Test("of a segment that is not the last nothing may be missing, wherever it is cut or changed")
+    func notTheLast() async throws {
+        try await withTemporaryDirectory { directory in
+            let engine = try RocksDBEngine(directory: directory + "/engine", options: EngineOptions())
+            var model: Model = [:]
+            for index in 0..<8 as Range<UInt8> {
+                var batch = WriteBatch()
+                try batch.put([index], [UInt8](repeating: index, count: 60))
+                model[[1, index]] = [UInt8](repeating: index, count: 60)
+                try engine.apply(batch, sync: true)
+                // Closes the first segment.
+                if index == 3 { #expect(try engine.checkpoint(to: directory + "/checkpoint")) }
+            }
+            try #require(try Self.copyWhileOpen(directory + "/engine", to: directory + "/copy"))
+            engine.close()
+            let names = [LogFormat.segmentName(1), LogFormat.segmentName(2)]
+            let whole = try names.map { try #require(try FileDescriptor.contents(of: directory + "/copy/" + $0, atMost: 1 << 20)) }
+            var refused = 0
+            var damages = stride(from: 0, to: whole[0].count, by: 13).map { Array(whole[0][..<$0]) }
+            for place in stride(from: 0, to: whole[0].count, by: 7) {
+                damages.append(whole[0])
+                damages[damages.count - 1][place] ^= 0x41
+            }
+            for damaged in damages {
+                // As if nothing had been drained.
+                unsafe unlink(directory + "/copy/commits.state")
+                try FileDescriptor.replace(directory + "/copy/" + names[0], with: damaged)
+                try FileDescriptor.replace(directory + "/copy/" + names[1], with: whole[1])
+                do throws(StorageError) { #expect(try Self.recovered(directory + "/copy") == model) } catch {
+                    #expect(error.code == .corrupt, "\(error)")
+                    refused += 1
+                }
+            }
+            // But for bytes between frames, which say nothing.
+            #expect(refused > damages.count - 10)
+        }
+    }
+
     /// What is found in the log of `directory`, without its tables.
     private static func recovered(_ directory: String) throws(StorageError) -> Model {
         var found: Model = [:]

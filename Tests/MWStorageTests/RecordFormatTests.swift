@@ -95,7 +95,9 @@ import Testing
         }
     }
 
-    @Test("random damage gives an error or some other record, and never a trap", arguments: 0..<4 as Range<UInt64>)
+    @Test(
+        "random damage gives an error or some other record, which is written as it was read, and never a trap",
+        arguments: 0..<4 as Range<UInt64>)
     func damage(seed: UInt64) throws {
         var random = SeededRandom(seed: seed)
         var batch = WriteBatch()
@@ -110,10 +112,12 @@ import Testing
             bytes.removeLast(Int.random(in: 0...bytes.count, using: &random))
             _ = changes(of: bytes)
             unsafe bytes.withUnsafeBytes { bytes in
+                var batch = WriteBatch()
                 _ = unsafe StoredValue(decoding: bytes)
-                _ = try? unsafe SessionRecord(decoding: bytes)
-                _ = try? unsafe OutcomeRecord(decoding: bytes)
-                _ = try? unsafe LeaseRecord(decoding: bytes)
+                if let session = try? unsafe SessionRecord(decoding: bytes) { batch.putSession(SessionID(1), session) }
+                if let outcome = try? unsafe OutcomeRecord(decoding: bytes) { batch.putOutcome(SessionID(1), 1, outcome) }
+                if let lease = try? unsafe LeaseRecord(decoding: bytes) { batch.putLease(LeaseID(1), lease) }
+                for written in records(batch) { #expect(unsafe written.value.elementsEqual(bytes)) }
                 _ = try? unsafe HistoryRecord.revision(ofKey: bytes)
                 _ = try? unsafe OutcomeRecord.write(ofKey: bytes)
                 _ = try? unsafe LeaseRecord.binding(ofKey: bytes)
