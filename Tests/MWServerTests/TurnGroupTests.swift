@@ -1,3 +1,4 @@
+import MWProtocol
 import MWTLS
 import MWWebSocket
 import NIOCore
@@ -150,6 +151,29 @@ import Testing
         let flushes = record.flushes.count
         harness.eventLoop.run()
         #expect(record.flushes.count == flushes, "nothing is left to be flushed")
+    }
+
+    @Test func `Who has one watch is told at once; who has several, of all of them in one write`() throws {
+        let harness = try WatchHarness()
+        let record = Record()
+        let peers = try (0..<4).map { _ in try harness.connect() }
+        for (number, peer) in peers.enumerated() {
+            for _ in 0..<(number == 1 ? 3 : 1) { try peer.send(NativeWatch(NativeRange(""))) }
+            _ = try peer.said()
+            try peer.client.channel.pipeline.syncOperations.addHandler(Recorder(number, record), position: .first)
+        }
+        let writes = peers[1].client.writeCount
+        for revision in 1...2 {
+            record.flushes = []
+            try harness.put(("k", "\(revision)"))
+            #expect(record.flushes == [0, 2, 3, 1])
+            let news = "@\(revision) k=\(revision)" + (revision == 1 ? "" : " after \(revision - 1)")
+            for number in [0, 2, 3] {
+                #expect(try peers[number].said() == ["1 \(news)"])
+            }
+            #expect(try peers[1].said() == (1...3).map { "\($0) \(news)" })
+            #expect(peers[1].client.writeCount == writes + revision)
+        }
     }
 
     /// A session behind TLS, and the client's end.
