@@ -96,7 +96,7 @@ let package = Package(
         // Keys, values, atomic writes, durability and prefixes over a `StorageEngine`.
         module("MWStorage", ["CLinux"]),
         // `StorageEngine` on RocksDB, and on LevelDB.
-        module("MWRocksDB", ["MWStorage", "CRocksDB"]),
+        module("MWRocksDB", ["MWStorage", "CRocksDB", "CLinux"]),
         module("MWLevelDB", ["MWStorage", "CLevelDB"]),
         // The metrics of a process in Prometheus' text format: a backend of swift-metrics.
         module("MWPrometheus", [metrics]),

@@ -11,10 +11,14 @@ final class HotEngine: StorageEngine, @unchecked Sendable {
     /// Of clients' keys in the batch that is being applied: they lie in it.
     @safe
     private struct Write {
-        let write: HotValues.Write
         let key: UnsafeRawBufferPointer
+        let hash: Int
         let value: UnsafeRawBufferPointer?
+        var begun: HotValues.Write?
     }
+
+    /// As many writes ahead their places in the cache are asked for: one waits for the memory as long as some others take.
+    private static let prefetchDistance = 4
 
     init(_ engine: any StorageEngine, _ values: HotValues) {
         self.engine = engine
@@ -49,15 +53,24 @@ final class HotEngine: StorageEngine, @unchecked Sendable {
             switch unsafe change {
             case .put(let key, let value):
                 guard let key = unsafe HotEngine.dataKey(key) else { return }
-                writes.append(unsafe Write(write: values.writeBegan(key, valueBytes: value.count), key: key, value: value))
+                writes.append(unsafe Write(key: key, hash: values.hash(of: key), value: value))
             case .remove(let key):
                 guard let key = unsafe HotEngine.dataKey(key) else { return }
-                writes.append(unsafe Write(write: values.writeBegan(key, valueBytes: 0), key: key, value: nil))
+                writes.append(unsafe Write(key: key, hash: values.hash(of: key), value: nil))
             }
+        }
+        for index in writes.indices {
+            if index + HotEngine.prefetchDistance < writes.count { values.prefetch(writes[index + HotEngine.prefetchDistance].hash) }
+            let write = writes[index]
+            unsafe writes[index].begun = values.writeBegan(write.key, write.hash, valueBytes: write.value?.count ?? 0)
         }
         var failure: StorageError?
         do throws(StorageError) { try engine.apply(batch, sync: sync) } catch { failure = error }
-        for write in writes { unsafe values.writeEnded(write.write, write.key, failure == nil ? write.value : nil) }
+        for index in writes.indices {
+            if index + HotEngine.prefetchDistance < writes.count { writes[index + HotEngine.prefetchDistance].begun?.prefetch() }
+            let write = writes[index]
+            if let begun = write.begun { unsafe values.writeEnded(begun, write.key, failure == nil ? write.value : nil) }
+        }
         writes.removeAll(keepingCapacity: writes.capacity <= StorageLimits.maximumIdleCommitRequests)
         swap(&writes, &self.writes)
         if let failure { throw failure }

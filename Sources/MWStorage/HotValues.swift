@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Synchronization
 
@@ -81,14 +82,27 @@ final class HotValues: @unchecked Sendable {
         fileprivate let hash: Int
         // It stays where it is until its last write has ended.
         fileprivate let entry: UnsafeMutablePointer<HotEntry>
+
+        /// Has the place of its value come from the memory.
+        func prefetch() {
+            unsafe mws_prefetch(entry)
+            unsafe mws_prefetch(UnsafeRawPointer(entry) + 64)
+        }
     }
+
+    /// What ``writeBegan(_:_:valueBytes:)`` takes.
+    @inline(__always)
+    func hash(of key: UnsafeRawBufferPointer) -> Int { unsafe hash(key) }
+
+    /// Has what a write of the key will touch come from the memory, while others are begun.
+    @inline(__always)
+    func prefetch(_ hash: Int) { unsafe shards[HotValues.shard(of: hash)].withLock { $0.prefetch(hash) } }
 
     /// Before a write of `key` is handed to the engine. One ``writeEnded(_:_:_:)`` follows.
     ///
     /// - Parameter valueBytes: Of the value that it will have, to make room for it; 0 if it is removed.
     @inline(__always)
-    func writeBegan(_ key: UnsafeRawBufferPointer, valueBytes: Int) -> Write {
-        let hash = unsafe hash(key)
+    func writeBegan(_ key: UnsafeRawBufferPointer, _ hash: Int, valueBytes: Int) -> Write {
         let room = valueBytes <= HotValues.maximumValueBytes ? valueBytes : 0
         return unsafe shards[HotValues.shard(of: hash)].withLock { table in
             unsafe Write(hash: hash, entry: table.writeBegan(key, room: room, hash))
@@ -165,6 +179,10 @@ struct HotTable: ~Copyable, @unchecked Sendable {
 
     func find(_ key: UnsafeRawBufferPointer, _ hash: Int) -> UnsafeMutablePointer<HotEntry>? {
         unsafe slots[index(of: key, hash)].entry
+    }
+
+    func prefetch(_ hash: Int) {
+        if let entry = unsafe slots[home(of: hash)].entry { unsafe mws_prefetch(entry) }
     }
 
     static func value(of entry: UnsafeMutablePointer<HotEntry>) -> UnsafeRawBufferPointer {

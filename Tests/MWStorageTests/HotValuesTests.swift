@@ -36,7 +36,7 @@ import Testing
     private let writes = Writes()
 
     private func began(_ cache: HotValues, _ key: [UInt8], valueBytes: Int) {
-        let write = unsafe key.withUnsafeBytes { key in unsafe cache.writeBegan(key, valueBytes: valueBytes) }
+        let write = unsafe key.withUnsafeBytes { key in unsafe cache.writeBegan(key, cache.hash(of: key), valueBytes: valueBytes) }
         writes.underWay.withLock { $0[Writes.Place(cache: ObjectIdentifier(cache), key: key), default: []].append(write) }
     }
 

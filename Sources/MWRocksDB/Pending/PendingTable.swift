@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import MWStorage
 import Synchronization
@@ -81,10 +82,13 @@ final class PendingTable: @unchecked Sendable {
     /// Adds a version of a key; nobody sees it before ``publish()``.
     func add(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer?) {
         let valueBytes = unsafe value?.count ?? 0
+        let hash = unsafe PendingTable.hash(key)
+        // It comes from the memory while the value is copied.
+        unsafe mws_prefetch(home(of: hash))
         let place = unsafe allocate(key.count + valueBytes)
         unsafe copy(key, to: place)
         if let value = unsafe value { unsafe copy(value, to: place + key.count) }
-        unsafe link(place, keyBytes: key.count, value: value == nil ? nil : place + key.count, valueBytes: valueBytes)
+        unsafe link(place, keyBytes: key.count, hash, value: value == nil ? nil : place + key.count, valueBytes: valueBytes)
     }
 
     /// Adds what the changes of a history record, which was made at `revision`, did to data.
@@ -101,7 +105,8 @@ final class PendingTable: @unchecked Sendable {
                 unsafe StoredValue.encode(value, revision: revision, lease: change.lease, into: stored)
                 unsafe start = stored.baseAddress
             }
-            unsafe link(place, keyBytes: keyBytes, value: start, valueBytes: valueBytes)
+            let hash = unsafe PendingTable.hash(UnsafeRawBufferPointer(start: place, count: keyBytes))
+            unsafe link(place, keyBytes: keyBytes, hash, value: start, valueBytes: valueBytes)
             return true
         }
     }
@@ -127,9 +132,10 @@ final class PendingTable: @unchecked Sendable {
         return unsafe chunk
     }
 
-    private func link(_ key: UnsafeMutableRawPointer, keyBytes: Int, value: UnsafeMutableRawPointer?, valueBytes: Int) {
+    private func link(
+        _ key: UnsafeMutableRawPointer, keyBytes: Int, _ hash: UInt32, value: UnsafeMutableRawPointer?, valueBytes: Int
+    ) {
         if unsafe (keyCount + 1) * 2 > PendingTable.slotCount(slots.load(ordering: .relaxed)) { growSlots() }
-        let hash = unsafe PendingTable.hash(UnsafeRawBufferPointer(start: key, count: keyBytes))
         let slot = unsafe slot(of: UnsafeRawBufferPointer(start: key, count: keyBytes), hash, slots.load(ordering: .relaxed))
         let older = unsafe slot.pointee.load(ordering: .relaxed)
         if older == 0 { keyCount += 1 }
@@ -207,6 +213,12 @@ final class PendingTable: @unchecked Sendable {
 
     private static func places(_ slots: UnsafeMutableRawPointer) -> UnsafeMutablePointer<Atomic<UInt32>> {
         unsafe (slots + slotsOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
+    }
+
+    /// Where the search for a key begins.
+    private func home(of hash: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        let slots = unsafe slots.load(ordering: .relaxed)
+        return unsafe PendingTable.places(slots) + (Int(hash) & (PendingTable.slotCount(slots) - 1))
     }
 
     /// The slot of a key, or the free one where it would be.
