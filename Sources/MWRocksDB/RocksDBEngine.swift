@@ -51,6 +51,8 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         var history: HistoryView
         /// The log's segments up to this one are not needed, but for the history in them.
         var drained: UInt64
+        /// The segment that will be written next, for which the log's spare file is to be made ready.
+        var nextSegment: UInt64?
         /// Drained tables that a snapshot may keep, and snapshots that may keep one, oldest first.
         var drainedTables: [Weak<PendingTable>] = []
         var snapshots: [Weak<LoggedSnapshot>] = []
@@ -208,13 +210,15 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     private func closeTable() throws(StorageError) -> PendingTable {
         try log.roll()
         state.withLock { $0.tables[0] }.forgotten = log.forgotten
-        log.removeSegments(drained: state.withLock { $0.drained })
         let table = PendingTable(number: log.current.number)
+        log.forgetSegments(drained: state.withLock { $0.drained })
         let history = HistoryView(log, tablesEnd: tablesEnd)
         state.withLock { state in
             state.tables.insert(table, at: 0)
             state.history = history
         }
+        log.removeForgotten()
+        if log.spare.isThere { state.withLock { $0.nextSegment = table.number + 1 } }
         drains.withLock {}
         drains.broadcast()
         return table
@@ -234,7 +238,11 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
     // MARK: Draining
 
     private func drainTables() {
-        while let table = nextTable() {
+        while let work = nextWork() {
+            guard case .drain(let table) = work else {
+                if case .prepareSegment(let number) = work { log.spare.prepare(number) }
+                continue
+            }
             do throws(StorageError) {
                 try writer.requireSound()
                 table.isBeingDrained.store(true, ordering: .sequentiallyConsistent)
@@ -276,17 +284,25 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         }
     }
 
-    /// The oldest table that is full; nil at the end.
-    private func nextTable() -> PendingTable? {
+    private enum Work {
+        /// Make the file ready that this segment is written over.
+        case prepareSegment(UInt64)
+        /// The oldest table that is full.
+        case drain(PendingTable)
+    }
+
+    /// What to do next; nil at the end.
+    private func nextWork() -> Work? {
         drains.withLock {
             while !isStopping.load(ordering: .relaxed) {
-                let table = state.withLock { $0.tables.count > 1 ? $0.tables.last : nil }
+                let (table, segment) = state.withLock { ($0.tables.count > 1 ? $0.tables.last : nil, $0.nextSegment.take()) }
+                if let segment { return .prepareSegment(segment) }
                 guard let table else {
                     drains.wait(atMost: nil)
                     continue
                 }
                 // With an error it never gets fewer; who drains will say so.
-                guard writer.hasEnough, (try? writer.requireSound()) != nil else { return table }
+                guard writer.hasEnough, (try? writer.requireSound()) != nil else { return .drain(table) }
                 drains.wait(atMost: RocksDBEngine.pollInterval)
             }
             return nil

@@ -65,6 +65,32 @@ package struct FileDescriptor: Sendable {
         }
     }
 
+    /// Writes all of the pieces, none of which is empty, one behind the other from `offset` on; what they are afterwards is of no use.
+    package func write(_ pieces: inout [iovec], at offset: Int, subject: String) throws(StorageError) {
+        var (first, offset) = (0, offset)
+        while unsafe first < pieces.count {
+            let some = unsafe CInt(min(pieces.count - first, FileDescriptor.maximumPieces))
+            let count = unsafe pieces.withUnsafeBufferPointer { pieces in
+                unsafe pwritev(raw, pieces.baseAddress?.advanced(by: first), some, off_t(offset))
+            }
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else { throw StorageError(errno: errno, subject: subject) }
+            offset += count
+            var rest = count
+            while unsafe first < pieces.count && rest >= pieces[first].iov_len {
+                unsafe rest -= pieces[first].iov_len
+                first += 1
+            }
+            if rest > 0 {
+                unsafe pieces[first].iov_base += rest
+                unsafe pieces[first].iov_len -= rest
+            }
+        }
+    }
+
+    /// `IOV_MAX` of Linux.
+    private static let maximumPieces = 1024
+
     /// Fills `buffer` with what is at `offset`.
     ///
     /// - Returns: how much of it: less only at the end of the file.
@@ -85,6 +111,12 @@ package struct FileDescriptor: Sendable {
         var status = stat()
         guard unsafe fstat(raw, &status) == 0 else { throw StorageError(errno: errno, subject: subject) }
         return Int(status.st_size)
+    }
+
+    /// Whether it is in one directory, once: nobody has made a link to it.
+    package var hasOneName: Bool {
+        var status = stat()
+        return unsafe fstat(raw, &status) == 0 && status.st_nlink == 1
     }
 
     /// Lets the disk begin with what was written to `range`, and does not wait for it.

@@ -215,6 +215,17 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         var reader = unsafe OperationReader(bytes: UnsafeRawBufferPointer(start: base + start.byteCount, count: count))
         while let change = unsafe reader.next() { unsafe body(change) }
     }
+
+    /// Calls `body` with each operation, and with its bytes, which lie one behind the other.
+    package borrowing func forEachOperation(_ body: (EngineChange, UnsafeRawBufferPointer) -> Void) {
+        let start = unsafe base + WriteBatch.headerBytes
+        var reader = unsafe OperationReader(bytes: UnsafeRawBufferPointer(start: start, count: byteCount - WriteBatch.headerBytes))
+        var from = 0
+        while let change = unsafe reader.next() {
+            unsafe body(change, UnsafeRawBufferPointer(start: start + from, count: reader.offset - from))
+            from = reader.offset
+        }
+    }
 }
 
 extension WriteBatch {
@@ -304,7 +315,8 @@ package enum EngineChange {
 @safe
 private struct OperationReader {
     private let bytes: UnsafeRawBufferPointer
-    private var offset = 0
+    /// Behind the last operation.
+    private(set) var offset = 0
 
     init(bytes: UnsafeRawBufferPointer) { unsafe self.bytes = bytes }
 

@@ -91,6 +91,44 @@ import Testing
         }
     }
 
+    /// The number in the header of a segment's file, whatever its name is by now.
+    private static func number(in file: FileDescriptor) throws -> UInt64 {
+        var number: UInt64 = 0
+        unsafe _ = try withUnsafeMutableBytes(of: &number) { unsafe try file.read(into: $0, at: 8, subject: "segment") }
+        return UInt64(bigEndian: number)
+    }
+
+    @Test("the file of a segment that is not needed is written over by a later one, but not while a snapshot has it", arguments: [false, true])
+    func writtenOver(isRead: Bool) async throws {
+        try await withTemporaryDirectory { directory in
+            var engine = try RocksDBEngine(directory: directory, options: Self.smallBuffers)
+            let file = try FileDescriptor(opening: directory + "/" + LogFormat.segmentName(1), O_RDONLY)
+            defer { file.close() }
+            for revision in 1...10 as ClosedRange<UInt64> { try Self.write(revision, "key", bytes: 3000, engine) }
+            let snapshot = isRead ? try engine.snapshot() : nil
+            for revision in 11...500 as ClosedRange<UInt64> {
+                try Self.write(revision, "key \(revision % 50)", bytes: 3000, engine)
+                try Self.forget(revision - 10...revision - 10, engine)
+            }
+            #expect(try (Self.number(in: file) > 1) == !isRead)
+            #expect(file.hasOneName == !isRead)
+            var seen = 0
+            try unsafe snapshot?.scan(KeyRange.all.engineRange(in: .history), .forward) { _, _ in
+                seen += 1
+                return true
+            }
+            #expect(seen == (isRead ? 10 : 0))
+            // What is left of an earlier use is behind the frames, and is none of them.
+            for _ in 0..<3 {
+                engine.close()
+                engine = try RocksDBEngine(directory: directory, options: Self.smallBuffers)
+                #expect(try Self.revisions(engine) == Array(491...500))
+                #expect(try engine.all(in: KeyRange()).count == 51 + 10)
+            }
+            engine.close()
+        }
+    }
+
     @Test("data that only history tells of is there after a kill and after a closing")
     func dataOfHistory() async throws {
         try await withTemporaryDirectory { directory in

@@ -16,6 +16,9 @@ final class CommitLog {
     private(set) var segments: [LogSegment]
     /// History up to this revision has been removed.
     private(set) var forgotten: UInt64
+    private var forgottenSegments: [LogSegment] = []
+    /// What the next segment is written over.
+    let spare: SpareSegment
     private var buffer = FrameBuffer()
     private var written: Written?
     /// Where the next frame goes.
@@ -23,11 +26,11 @@ final class CommitLog {
     private var synced = 0
     /// What the disk has been told to begin with.
     private var started = 0
-    /// What of the file has been written, be it zeros.
-    private var allocated = 0
+    /// What the file has, be it zeros or of an earlier use: there a sync need not change how long it is.
+    private var allocated: Int
     private var hasFailed = false
 
-    /// Zeros that are written ahead of frames: a sync of what lies in them need not change how long the file is, and takes half the time.
+    /// Zeros that are written ahead of frames where the file ends: a sync of what lies in them takes half the time.
     private static let aheadBytes = 256 << 10
     /// Frames that are longer do not need that.
     private static let longFrameBytes = 64 << 10
@@ -35,10 +38,10 @@ final class CommitLog {
     private static let startedBytes = 4 << 20
 
     /// - Parameter segments: Those there are; the last one has no frames, and is the one to write.
-    init(directory: String, segments: [LogSegment], forgotten: UInt64) {
-        self.directory = directory
-        self.segments = segments
-        self.forgotten = forgotten
+    init(directory: String, segments: [LogSegment], spare: SpareSegment, forgotten: UInt64) throws(StorageError) {
+        (self.directory, self.segments, self.spare, self.forgotten) = (directory, segments, spare, forgotten)
+        let last = segments[segments.count - 1]
+        allocated = try last.file.length(subject: last.path)
     }
 
     /// The one that is written.
@@ -51,11 +54,13 @@ final class CommitLog {
     /// - Returns: What brings it to stable storage, with `sync`.
     func write(_ batch: borrowing WriteBatch, sync: Bool) throws(StorageError) -> DiskSync? {
         try requireSound()
-        let records = gather(batch)
-        do throws(StorageError) { try write(syncs: sync) } catch { throw abandon(error) }
         let segment = current
+        let records = buffer.append(batch, mark: segment.mark, synced: synced)
+        let byteCount = buffer.byteCount
+        defer { buffer.removeAll() }
+        do throws(StorageError) { try write(syncs: sync) } catch { throw abandon(error) }
         let sync = sync ? DiskSync { () throws(StorageError) in try segment.file.syncData(subject: segment.path) } : nil
-        written = Written(records: records, sync: sync)
+        written = Written(byteCount: byteCount, records: records, sync: sync)
         return sync
     }
 
@@ -64,7 +69,7 @@ final class CommitLog {
         guard let written = written.take() else { return }
         do throws(StorageError) { try written.sync?.run() } catch { throw abandon(error) }
         let (records, start) = (written.records, position)
-        position += buffer.byteCount
+        position += written.byteCount
         if written.sync != nil { synced = position }
         allocated = max(allocated, position)
         // Without syncs the end of the segment would wait for all of it at once.
@@ -77,7 +82,6 @@ final class CommitLog {
             for frame in records.frames { contents.add(first: frame.first, last: frame.last, at: start + frame.offset) }
             contents.end = position
         }
-        buffer.removeAll()
     }
 
     func sync() throws(StorageError) {
@@ -90,7 +94,8 @@ final class CommitLog {
 
     /// A batch that has been written and is not yet a part of the log.
     private struct Written {
-        let records: Records
+        let byteCount: Int
+        let records: FrameBuffer.Records
         let sync: DiskSync?
     }
 
@@ -100,62 +105,10 @@ final class CommitLog {
         return fail(error)
     }
 
-    /// What a batch has of history: its frames that have some, and up to where it is removed.
-    private struct Records {
-        var frames: [(first: UInt64, last: UInt64, offset: Int)] = []
-        var removed: UInt64?
-        fileprivate var first: UInt64 = 0
-        fileprivate var last: UInt64 = 0
-    }
-
-    /// Makes frames of `batch`.
-    private func gather(_ batch: borrowing WriteBatch) -> Records {
-        let isDataInHistory = batch.isDataInHistory
-        let flags = isDataInHistory ? FrameHeader.dataInHistoryFlag : 0
-        let (mark, synced) = (current.mark, synced)
-        var records = Records()
-        buffer.removeAll()
-        buffer.beginFrame()
-        func end(_ kind: FrameHeader.Kind) {
-            if records.first != 0 { records.frames.append((records.first, records.last, buffer.openFrameOffset)) }
-            (records.first, records.last) = (0, 0)
-            buffer.endFrame(kind, flags: flags, mark: mark, synced: synced)
-        }
-        unsafe batch.forEach { change in
-            if buffer.openPayloadBytes >= LogFormat.partBytes {
-                end(.part)
-                buffer.beginFrame()
-            }
-            switch unsafe change {
-            case .put(let key, let value):
-                if isDataInHistory, unsafe key.first == Keyspace.data.prefix { return }
-                unsafe buffer.append(key: key, value: value)
-                if let revision = unsafe HistoryKey.revision(key) {
-                    if records.first == 0 { records.first = revision }
-                    records.last = revision
-                }
-            case .remove(let key):
-                if isDataInHistory, unsafe key.first == Keyspace.data.prefix { return }
-                // All up to the last one is one operation.
-                if let revision = unsafe HistoryKey.revision(key) { return records.removed = max(revision, records.removed ?? 0) }
-                unsafe buffer.append(key: key, value: nil)
-            }
-        }
-        if let removed = records.removed {
-            unsafe HistoryKey.withKey(of: removed) { unsafe buffer.append(key: $0, value: nil) }
-        }
-        end(.last)
-        return records
-    }
-
     private func write(syncs: Bool) throws(StorageError) {
-        let segment = current
-        try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in
-            unsafe try segment.file.write(bytes, at: position, subject: segment.path)
-        }
-        guard syncs else { return }
         let end = position + buffer.byteCount
-        if end > allocated, buffer.byteCount <= CommitLog.longFrameBytes { writeZeros(from: end) }
+        try buffer.write(to: current.file, current.path, at: position, wholePages: end <= allocated)
+        if syncs, end > allocated, buffer.byteCount <= CommitLog.longFrameBytes { writeZeros(from: end) }
     }
 
     /// Costs nothing but time where it fails.
@@ -184,25 +137,38 @@ final class CommitLog {
     func roll() throws(StorageError) {
         try requireSound()
         do throws(StorageError) {
-            let next = try CommitLog.makeSegment(current.number + 1, in: directory)
+            let next = try CommitLog.makeSegment(current.number + 1, in: directory, over: spare)
             try current.seal(hasNext: true, syncs: true)
             segments.append(next)
+            allocated = try next.file.length(subject: next.path)
         } catch { throw fail(error) }
-        position = LogFormat.segmentHeaderBytes
-        (synced, started, allocated) = (0, 0, position)
+        (position, synced, started) = (LogFormat.segmentHeaderBytes, 0, 0)
     }
 
-    static func makeSegment(_ number: UInt64, in directory: String, isThere: Bool = false) throws(StorageError) -> LogSegment {
+    /// - Parameter isThere: There is one without frames, which is begun anew.
+    static func makeSegment(
+        _ number: UInt64, in directory: String, over spare: SpareSegment, isThere: Bool = false
+    ) throws(StorageError) -> LogSegment {
+        if !isThere, let segment = try spare.take(number) { return segment }
         let segment = try LogSegment(making: number, at: directory + "/" + LogFormat.segmentName(number), isThere: isThere)
         try FileDescriptor.syncDirectory(directory)
         return segment
     }
 
     /// Segments up to `drained` are in the tables, and `commits.state` says so: lets go of those that nobody may ask for any more.
-    func removeSegments(drained: UInt64) {
+    ///
+    /// Their files stay until ``removeForgotten()``.
+    func forgetSegments(drained: UInt64) {
         let kept = segments.firstIndex { $0.number > drained || $0.last > forgotten } ?? segments.count
-        for segment in segments[..<kept] { unsafe unlink(segment.path) }
+        forgottenSegments += segments[..<kept]
         segments.removeFirst(kept)
+    }
+
+    /// Removes the files of forgotten segments; of one that nobody else has any more, the file may be written over.
+    func removeForgotten() {
+        while var segment = forgottenSegments.popLast() {
+            if !spare.keep(&segment) { unsafe unlink(segment.path) }
+        }
     }
 
     /// Ends the segment that is written, so that any damage to it will be seen.

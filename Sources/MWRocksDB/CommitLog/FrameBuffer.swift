@@ -1,18 +1,39 @@
 import Glibc
 import MWStorage
 
-/// Frames on their way into a segment: filled, written in one call, and used again.
+/// Frames on their way into a segment: written in one call, what is long from where it lies, and used again.
+///
+///     pieces   │ header │ operations of a batch, borrowed │ zeros, header, a short operation │ …
 @safe
 struct FrameBuffer: ~Copyable, @unchecked Sendable {
-    // Safety: the memory has this one owner, and a non-copyable value is used by one thread at a time.
+    // Safety: the memory has this one owner, and a non-copyable value is used by one thread at a time; what is borrowed is used until
+    // `removeAll()` at most.
     private var base: UnsafeMutableRawPointer
     private var capacity: Int
+    /// Of the memory.
+    private var ownCount = 0
+    private var pieces: [Piece] = []
+    /// Of all frames.
     private(set) var byteCount = 0
     private var frameStart = 0
+    private var framePiece = 0
+
+    /// Bytes that are written one behind the other.
+    @safe
+    private struct Piece {
+        /// Nil for our own.
+        let borrowed: UnsafeRawPointer?
+        /// Of our own, which may move: where they are.
+        let offset: Int
+        var count = 0
+    }
 
     /// Memory that is kept from one batch to the next.
     private static let maximumIdleBytes = 4 << 20
     private static let initialBytes = 64 << 10
+    /// What is shorter is copied: a piece of its own costs more.
+    private static let minimumBorrowedBytes = 2 << 10
+    private static let pageBytes = 4096
     /// A tag and two lengths of at most five bytes.
     private static let operationOverheadBytes = 11
 
@@ -25,65 +46,130 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
 
     mutating func removeAll() {
         if capacity > FrameBuffer.maximumIdleBytes { self = FrameBuffer() }
-        byteCount = 0
+        pieces.removeAll(keepingCapacity: true)
+        (ownCount, byteCount) = (0, 0)
     }
 
-    /// Where, in the buffer, the frame begins that is open.
+    // MARK: Frames
+
+    /// Where, among the frames, the one begins that is open.
     var openFrameOffset: Int { frameStart }
     var openPayloadBytes: Int { byteCount - frameStart - LogFormat.frameHeaderBytes }
 
     mutating func beginFrame() {
         frameStart = byteCount
+        framePiece = pieces.count
+        unsafe pieces.append(Piece(borrowed: nil, offset: ownCount))
         reserve(LogFormat.frameHeaderBytes)
-        byteCount += LogFormat.frameHeaderBytes
+        addOwn(LogFormat.frameHeaderBytes)
     }
 
     mutating func endFrame(_ kind: FrameHeader.Kind, flags: UInt32, mark: UInt64, synced: Int) {
-        let payloadBytes = openPayloadBytes
-        store(UInt32(payloadBytes), at: frameStart + 4)
-        store(mark, at: frameStart + 8)
-        store(UInt64(synced), at: frameStart + 16)
-        store(kind.rawValue, at: frameStart + 24)
-        store(flags, at: frameStart + 28)
+        copyShortPiece()
+        let header = pieces[framePiece].offset
+        store(UInt32(openPayloadBytes), at: header + 4)
+        store(mark, at: header + 8)
+        store(UInt64(synced), at: header + 16)
+        store(kind.rawValue, at: header + 24)
+        store(flags, at: header + 28)
         var crc = CRC32C()
-        unsafe crc.add(UnsafeRawBufferPointer(start: base + frameStart + 4, count: byteCount - frameStart - 4))
-        store(crc.value, at: frameStart)
-        let end = LogFormat.aligned(byteCount)
-        reserve(end - byteCount)
-        unsafe memset(base + byteCount, 0, end - byteCount)
-        byteCount = end
+        for index in framePiece..<pieces.count {
+            unsafe crc.add(UnsafeRawBufferPointer(rebasing: bytes(of: pieces[index]).dropFirst(index == framePiece ? 4 : 0)))
+        }
+        store(crc.value, at: header)
+        appendZeros(LogFormat.aligned(byteCount) - byteCount)
     }
 
-    mutating func append(key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer?) {
-        unsafe reserve(FrameBuffer.operationOverheadBytes + key.count + (value?.count ?? 0))
-        unsafe base.storeBytes(of: value == nil ? LogFormat.removeTag : LogFormat.putTag, toByteOffset: byteCount, as: UInt8.self)
-        byteCount += 1
-        unsafe appendCounted(key)
-        if let value = unsafe value { unsafe appendCounted(value) }
+    /// Appends the bytes of an operation as `WriteBatch` has them, which stay where they are until ``removeAll()``.
+    mutating func append(borrowing operation: UnsafeRawBufferPointer) {
+        guard let start = operation.baseAddress else { return }
+        if let last = pieces.last, let borrowed = unsafe last.borrowed, unsafe borrowed + last.count == start {
+            pieces[pieces.count - 1].count += operation.count
+        } else {
+            copyShortPiece()
+            pieces.append(unsafe Piece(borrowed: start, offset: 0, count: operation.count))
+        }
+        byteCount += operation.count
+    }
+
+    /// Appends the removal of a key.
+    mutating func append(removalOf key: UnsafeRawBufferPointer) {
+        prepareOwn(FrameBuffer.operationOverheadBytes + key.count)
+        unsafe base.storeBytes(of: LogFormat.removeTag, toByteOffset: ownCount, as: UInt8.self)
+        addOwn(1)
+        var rest = UInt32(key.count)
+        while rest >= 0x80 {
+            unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest) | 0x80, toByteOffset: ownCount, as: UInt8.self)
+            addOwn(1)
+            rest >>= 7
+        }
+        unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest), toByteOffset: ownCount, as: UInt8.self)
+        addOwn(1)
+        unsafe appendOwn(key)
     }
 
     mutating func append(_ integer: UInt64) {
-        reserve(MemoryLayout<UInt64>.size)
-        store(integer, at: byteCount)
-        byteCount += MemoryLayout<UInt64>.size
+        prepareOwn(MemoryLayout<UInt64>.size)
+        store(integer, at: ownCount)
+        addOwn(MemoryLayout<UInt64>.size)
     }
 
-    borrowing func withUnsafeBytes<E: Error>(_ body: (UnsafeRawBufferPointer) throws(E) -> Void) throws(E) {
-        unsafe try body(UnsafeRawBufferPointer(start: base, count: byteCount))
-    }
+    // MARK: Writing
 
-    private mutating func appendCounted(_ bytes: UnsafeRawBufferPointer) {
-        var rest = UInt32(bytes.count)
-        while rest >= 0x80 {
-            unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest) | 0x80, toByteOffset: byteCount, as: UInt8.self)
-            byteCount += 1
-            rest >>= 7
+    /// Writes all frames.
+    ///
+    /// - Parameter wholePages: With zeros to the end of the page that they end in: a part of a page that is not in memory would have to be
+    ///   read before it is written.
+    mutating func write(to file: FileDescriptor, _ path: String, at position: Int, wholePages: Bool = false) throws(StorageError) {
+        let written = byteCount
+        if wholePages { appendZeros(-(position + byteCount) & (FrameBuffer.pageBytes - 1)) }
+        var vectors: [iovec] = unsafe pieces.map { piece in
+            let bytes = unsafe bytes(of: piece)
+            return unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
         }
-        unsafe base.storeBytes(of: UInt8(truncatingIfNeeded: rest), toByteOffset: byteCount, as: UInt8.self)
-        byteCount += 1
+        unsafe try file.write(&vectors, at: position, subject: path)
+        byteCount = written
+    }
+
+    // MARK: Pieces
+
+    /// Copies what was borrowed last if it is not worth a piece.
+    private mutating func copyShortPiece() {
+        guard let last = pieces.last, let start = unsafe last.borrowed, last.count < FrameBuffer.minimumBorrowedBytes else { return }
+        pieces.removeLast()
+        byteCount -= last.count
+        prepareOwn(last.count)
+        unsafe appendOwn(UnsafeRawBufferPointer(start: start, count: last.count))
+    }
+
+    /// Room for some bytes of our own, behind those before.
+    private mutating func prepareOwn(_ bytes: Int) {
+        copyShortPiece()
+        if pieces.last.map({ unsafe $0.borrowed != nil }) ?? true { unsafe pieces.append(Piece(borrowed: nil, offset: ownCount)) }
+        reserve(bytes)
+    }
+
+    private mutating func addOwn(_ bytes: Int) {
+        ownCount += bytes
+        byteCount += bytes
+        pieces[pieces.count - 1].count += bytes
+    }
+
+    private mutating func appendOwn(_ bytes: UnsafeRawBufferPointer) {
         guard let start = bytes.baseAddress else { return }
-        unsafe (base + byteCount).copyMemory(from: start, byteCount: bytes.count)
-        byteCount += bytes.count
+        unsafe (base + ownCount).copyMemory(from: start, byteCount: bytes.count)
+        addOwn(bytes.count)
+    }
+
+    private mutating func appendZeros(_ count: Int) {
+        guard count > 0 else { return }
+        prepareOwn(count)
+        unsafe memset(base + ownCount, 0, count)
+        addOwn(count)
+    }
+
+    private func bytes(of piece: Piece) -> UnsafeRawBufferPointer {
+        unsafe UnsafeRawBufferPointer(start: piece.borrowed ?? UnsafeRawPointer(base + piece.offset), count: piece.count)
     }
 
     private func store<I: FixedWidthInteger>(_ integer: I, at offset: Int) {
@@ -91,11 +177,11 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
     }
 
     private mutating func reserve(_ bytes: Int) {
-        let needed = byteCount + bytes
+        let needed = ownCount + bytes
         guard needed > capacity else { return }
         let grown = max(needed, capacity * 2)
         let moved = UnsafeMutableRawPointer.allocate(byteCount: grown, alignment: LogFormat.alignment)
-        unsafe moved.copyMemory(from: base, byteCount: byteCount)
+        unsafe moved.copyMemory(from: base, byteCount: ownCount)
         unsafe base.deallocate()
         unsafe base = moved
         capacity = grown

@@ -32,7 +32,7 @@ struct LogRecovery {
 
     /// Reads all that is not in the tables, and gives it to `drain`, in order; then opens the log for writing.
     mutating func run(_ drain: (PendingTable) throws(StorageError) -> Void) throws(StorageError) -> CommitLog {
-        let written = try lastWritten()
+        let written = segments.last { $0.hasFrames }?.number ?? 0
         for segment in segments {
             // Behind it there may be one that a crash left before anything went there.
             let isLast = segment.number >= written
@@ -59,12 +59,15 @@ struct LogRecovery {
         let number = isReused ? last : max(last, state.drained) + 1
         if isReused { segments.removeLast() }
         // First the segment: there is one behind what has been drained, or something is missing.
-        segments.append(try CommitLog.makeSegment(number, in: directory, isThere: isReused))
+        let spare = SpareSegment(in: directory)
+        if !isReused, spare.isThere { spare.prepare(number) }
+        segments.append(try CommitLog.makeSegment(number, in: directory, over: spare, isThere: isReused))
         if number - 1 != state.drained || state.forgotten != forgotten || !isStateWritten {
             try LogState(drained: number - 1, forgotten: forgotten).write(in: directory)
         }
-        let log = CommitLog(directory: directory, segments: segments, forgotten: forgotten)
-        log.removeSegments(drained: number - 1)
+        let log = try CommitLog(directory: directory, segments: segments, spare: spare, forgotten: forgotten)
+        log.forgetSegments(drained: number - 1)
+        log.removeForgotten()
         return log
     }
 
@@ -72,14 +75,6 @@ struct LogRecovery {
     private mutating func recoverHistory(of segment: LogSegment) throws(StorageError) {
         try recover(segment, into: PendingTable(number: segment.number), endsAt: nil, isLast: true)
         try segment.seal(hasNext: true, syncs: true)
-    }
-
-    /// The last segment that has more than a header.
-    private func lastWritten() throws(StorageError) -> UInt64 {
-        for segment in segments.reversed() {
-            if try segment.file.length(subject: segment.path) > LogFormat.segmentHeaderBytes { return segment.number }
-        }
-        return 0
     }
 
     /// - Parameter end: Where its frames end, if it was closed.

@@ -11,6 +11,8 @@ final class LogSegment: Sendable {
     let mark: UInt64
     /// It begins as a segment does: not so one whose making was interrupted.
     let hasHeader: Bool
+    /// When it was opened there was a frame behind its header, be it torn; or there was more than a header, which is not one.
+    let hasFrames: Bool
     private let contents: Mutex<Contents>
 
     /// What is in it.
@@ -40,33 +42,46 @@ final class LogSegment: Sendable {
     /// Makes the file; it is on stable storage when this returns, but for its name.
     ///
     /// - Parameter isThere: There is one without frames, which is begun anew.
-    init(making number: UInt64, at path: String, isThere: Bool) throws(StorageError) {
+    convenience init(making number: UInt64, at path: String, isThere: Bool) throws(StorageError) {
         let file = try FileDescriptor(opening: path, isThere ? O_RDWR : O_CREAT | O_EXCL | O_RDWR, mode: 0o600)
+        do throws(StorageError) { try file.truncate(subject: path) } catch {
+            file.close()
+            throw error
+        }
+        try self.init(beginning: number, in: file, at: path)
+    }
+
+    /// Begins a segment in a file that may have other things behind its header, which is on stable storage when this returns.
+    ///
+    /// - Parameter path: The name that the file has, or gets.
+    init(beginning number: UInt64, in file: FileDescriptor, at path: String) throws(StorageError) {
         let mark = UInt64.random(in: 1 ... .max)
         do throws(StorageError) {
-            try file.truncate(subject: path)
             var buffer = FrameBuffer()
             for word in LogSegment.header(number, mark) { buffer.append(word) }
-            try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in unsafe try file.write(bytes, at: 0, subject: path) }
+            try buffer.write(to: file, path, at: 0)
             try file.sync(subject: path)
         } catch {
             file.close()
             throw error
         }
-        (self.number, self.path, self.file, self.mark, self.hasHeader) = (number, path, file, mark, true)
+        (self.number, self.path, self.file, self.mark, hasHeader, hasFrames) = (number, path, file, mark, true, false)
         contents = Mutex(Contents())
     }
 
     /// Opens the file as it is.
     init(opening number: UInt64, at path: String) throws(StorageError) {
         let file = try FileDescriptor(opening: path, O_RDWR)
-        let header: [UInt64]
-        do throws(StorageError) { header = try LogSegment.integers(of: file, path, at: 0, count: LogSegment.headerWords) } catch {
+        let words: [UInt64]
+        do throws(StorageError) { words = try LogSegment.integers(of: file, path, at: 0, count: LogSegment.headerWords + 2) } catch {
             file.close()
             throw error
         }
+        let header = Array(words.prefix(LogSegment.headerWords))
         hasHeader = header.count == LogSegment.headerWords && header == LogSegment.header(number, header[2])
         mark = hasHeader ? header[2] : 0
+        // The second word of a frame is its mark: what else is there is of the file's earlier use.
+        hasFrames = hasHeader ? words.dropFirst(LogSegment.headerWords + 1).first == mark : words.count > LogSegment.headerWords
         (self.number, self.path, self.file) = (number, path, file)
         contents = Mutex(Contents())
     }
@@ -116,9 +131,7 @@ final class LogSegment: Sendable {
         buffer.append(UInt64(contents.end))
         buffer.append(LogFormat.endMagic)
         buffer.endFrame(.end, flags: 0, mark: mark, synced: syncs ? contents.end : 0)
-        try unsafe buffer.withUnsafeBytes { (bytes) throws(StorageError) in
-            unsafe try file.write(bytes, at: contents.end, subject: path)
-        }
+        try buffer.write(to: file, path, at: contents.end)
         try file.truncate(to: contents.end + buffer.byteCount, subject: path)
         if syncs { try file.sync(subject: path) }
     }
