@@ -62,14 +62,14 @@ package struct BackupManifest: Hashable, Sendable {
         self.files = files
     }
 
-    var encoded: [UInt8] {
+    package var encoded: [UInt8] {
         var text = "\(BackupManifest.magic) \(BackupManifest.version)\nformat \(format)\nengine \(engineName)\n"
         text += "incarnation \(incarnation)\nrevision \(revision)\ntime \(secondsSince1970)\n"
         for file in files { text += "file \(file.name) \(file.byteCount) \(BackupManifest.hex(file.checksum))\n" }
         return Array((text + "end \(BackupManifest.hex(CRC32C.of(Array(text.utf8))))\n").utf8)
     }
 
-    init(decoding bytes: [UInt8], path: String) throws(StorageError) {
+    package init(decoding bytes: [UInt8], path: String) throws(StorageError) {
         func damaged(_ found: String) -> StorageError {
             StorageError(.corrupt, subject: path, found: found, remedy: "copy the backup again, or use another one")
         }

@@ -14,6 +14,10 @@ enum FuzzTarget: String, CaseIterable {
     case policy
     case acme
     case transaction
+    case records
+    case log
+    case export
+    case backup
 
     /// Runs one input. A broken promise is a trap, which the driver reports with the input.
     func run(_ input: [UInt8]) {
@@ -26,6 +30,10 @@ enum FuzzTarget: String, CaseIterable {
         case .policy: PolicyFuzz.run(input)
         case .acme: ACMEFuzz.run(input)
         case .transaction: TransactionFuzz.run(input)
+        case .records: RecordFuzz.run(input)
+        case .log: LogFuzz.run(input)
+        case .export: ExportFuzz.run(input)
+        case .backup: BackupFuzz.run(input)
         }
     }
 }
