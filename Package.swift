@@ -134,7 +134,8 @@ let package = Package(
         .executableTarget(
             name: "mwstorage-fuzz",
             dependencies: [
-                "COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient", nioCore,
+                "COpenSSL", "MWPKI", "MWKeystore", "MWACME", "MWProtocol", "MWWebSocket", "MWServer", "MWPolicyFile", "MWClient",
+                "MWStorage", "MWRocksDB", nioCore,
             ],
             path: "Tests/mwstorage-fuzz", swiftSettings: settings),
         .systemLibrary(name: "CEpoll", path: "Tests/CEpoll"),
