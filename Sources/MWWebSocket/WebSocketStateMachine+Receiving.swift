@@ -54,6 +54,10 @@ extension WebSocketStateMachine {
 
     /// Takes the next frame's header off the input; `nil` when it is not whole yet.
     private mutating func nextHeader() throws(WebSocketError) -> FrameHeader? {
+        guard input.readableBytes > 0 else {
+            releaseInput()
+            return nil
+        }
         let header: FrameHeader
         if partialHeader.readableBytes == 0 {
             if let (decoded, byteCount) = try Self.decodeHeader(input, role) {
@@ -208,6 +212,8 @@ extension WebSocketStateMachine {
     }
 
     private mutating func releaseInput() {
+        // What was released before waits for its owner still, and nothing takes its place.
+        guard input.capacity > 0 else { return }
         if isReturningInput { returnedInput = input }
         input = ByteBuffer()
         unmaskedEnd = 0

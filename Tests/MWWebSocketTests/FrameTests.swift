@@ -51,6 +51,18 @@ struct FrameTests {
         #expect(event == expected && storage?.storageCapacity ?? 0 > 0)
     }
 
+    @Test("a buffer that was taken whole is given back after the last event, too")
+    func returnedInputAfterTheLastEvent() {
+        var machine = WebSocketStateMachine(role: .server)
+        machine.isReturningInput = true
+        var outbound = ByteBuffer()
+        machine.bytesReceived(ByteBuffer(bytes: [0x82, 0x82, 0, 0, 0, 0, 7, 8] as [UInt8]))
+        var events = 0
+        while machine.nextEvent(outbound: &outbound) != nil { events += 1 }
+        let storage = machine.takeReturnedInput()
+        #expect(events == 1 && storage?.storageCapacity ?? 0 > 0)
+    }
+
     @Test("the examples of RFC 6455 §5.7 are written")
     func goldenWritten() {
         var server = WebSocketStateMachine(role: .server)
