@@ -57,17 +57,17 @@ private struct Idle {
 
     mutating func take() -> ByteBuffer? {
         guard let buffer = buffers.popLast() else { return nil }
-        byteCount -= buffer.storageCapacity
+        byteCount -= buffer.capacity
         return buffer
     }
 
     mutating func give(_ buffer: inout ByteBuffer, maximumCapacity: Int) {
-        let capacity = buffer.storageCapacity
-        if capacity > 0, capacity <= maximumCapacity, byteCount + capacity <= maximumBytes,
-            buffer.modifyIfUniquelyOwned({ $0.clear() }) != nil
+        // A cleared buffer reaches over all of its storage, and knows how much that is without a look at it.
+        if buffer.capacity > 0, buffer.modifyIfUniquelyOwned({ $0.clear() }) != nil, buffer.capacity <= maximumCapacity,
+            byteCount + buffer.capacity <= maximumBytes
         {
             buffers.append(buffer)
-            byteCount += capacity
+            byteCount += buffer.capacity
         }
         buffer = ByteBuffer()
     }

@@ -98,13 +98,17 @@ enum CiphertextBIO {
     }
 
     private static func control(_ bio: OpaquePointer?, _ command: Int32) -> Int {
-        guard let state = unsafe state(of: bio) else { return 0 }
         switch command {
         case BIO_CTRL_FLUSH: return 1
+        case BIO_CTRL_EOF, BIO_CTRL_PENDING, BIO_CTRL_WPENDING: break
+        // Mostly whether the kernel encrypts, a dozen times for each request.
+        default: return 0
+        }
+        guard let state = unsafe state(of: bio) else { return 0 }
+        switch command {
         case BIO_CTRL_EOF: return unsafe state.pointee.isInboundAtEnd && state.pointee.inboundCiphertext.readableBytes == 0 ? 1 : 0
         case BIO_CTRL_PENDING: return unsafe state.pointee.inboundCiphertext.readableBytes
-        case BIO_CTRL_WPENDING: return unsafe state.pointee.outboundCiphertext.readableBytes
-        default: return 0
+        default: return unsafe state.pointee.outboundCiphertext.readableBytes
         }
     }
 }

@@ -126,7 +126,7 @@ extension HandshakeGate {
 ///
 // Safety: between `TLSHandler.takeStep()` and `TLSHandler.stepEnded(_:)` the handler does not touch the session, and nobody else has it.
 final class HandshakeStep: @unchecked Sendable {
-    private let box: UncheckedBox<TLSSession>
+    let box: UncheckedBox<TLSSession>
     var session: TLSSession {
         @inline(__always) _read { yield box.value }
         @inline(__always) _modify { yield &box.value }

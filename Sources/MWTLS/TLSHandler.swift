@@ -68,8 +68,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// The session; while `isSteppingElsewhere` it belongs to another thread.
     private let step: HandshakeStep
     var session: TLSSession {
-        @inline(__always) _read { yield step.session }
-        @inline(__always) _modify { yield &step.session }
+        @inline(__always) _read { yield step.box.value }
+        @inline(__always) _modify { yield &step.box.value }
     }
     private var isSteppingElsewhere = false
     /// What came meanwhile.

@@ -167,7 +167,7 @@ package import NIOCore
         if !hasBegun { begin() }
         unsafe state.pointee.giveWay = giveWay
         defer { unsafe state.pointee.giveWay = nil }
-        ERR_clear_error()
+        OpenSSLErrors.forget()
         let result = unsafe SSL_do_handshake(ssl)
         unsafe state.pointee.releaseInboundIfRead()
         guard result != 1 else { return establish() }
@@ -186,7 +186,7 @@ package import NIOCore
         if case .challenge(let name) = unsafe state.pointee.hello {
             phase = .challengeAnswered
             _ = unsafe SSL_shutdown(ssl)
-            ERR_clear_error()
+            OpenSSLErrors.forget()
             return .challengeAnswered(serverName: name)
         }
         guard let ssl = unsafe ssl else { preconditionFailure("nothing is established before it has begun") }
@@ -227,8 +227,8 @@ package import NIOCore
 
     /// The plaintext bytes of one record, or SSL_read_ex's result when there are none.
     private func readOnce(into plaintext: inout ByteBuffer) -> Int {
-        ERR_clear_error()
-        return unsafe plaintext.writeWithUnsafeMutableBytes(minimumWritableBytes: max(1, Int(SSL_pending(ssl)))) { buffer in
+        OpenSSLErrors.forget()
+        return unsafe plaintext.writeWithUnsafeMutableBytes(minimumWritableBytes: 1) { buffer in
             var count = 0
             guard unsafe SSL_read_ex(ssl, buffer.baseAddress, buffer.count, &count) == 1 else { return 0 }
             return count
@@ -261,7 +261,7 @@ package import NIOCore
         let records = (bytes + Self.maximumRecordPlaintextBytes - 1) / Self.maximumRecordPlaintextBytes
         unsafe state.pointee.outboundCiphertext.reserveCapacity(
             minimumWritableBytes: bytes + records * Self.maximumRecordOverheadBytes)
-        ERR_clear_error()
+        OpenSSLErrors.forget()
         var written = 0
         let isWritten = unsafe plaintext.withUnsafeReadableBytes { buffer in
             unsafe SSL_write_ex(ssl, buffer.baseAddress, buffer.count, &written) == 1
@@ -273,9 +273,9 @@ package import NIOCore
     package mutating func close() {
         guard phase == .established || phase == .peerClosed else { return }
         phase = .closing
-        ERR_clear_error()
+        OpenSSLErrors.forget()
         _ = unsafe SSL_shutdown(ssl)
-        ERR_clear_error()
+        OpenSSLErrors.forget()
     }
 
     // MARK: Failure
