@@ -381,8 +381,9 @@ package final class SessionHandler: ChannelDuplexHandler {
     package func flush(isDue: Bool = false) {
         guard let context = self.context, isDue || self.isScheduledForFlush || self.outbound.readableBytes > 0 else { return }
         let hasBuffer = self.outbound.capacity > 0
-        var sent = hasBuffer ? self.writeOutbound(context) : ByteBuffer()
-        if let tls = self.tls { tls.flush() } else { context.flush() }
+        var sent = self.outbound
+        if hasBuffer { self.outbound = ByteBuffer() }
+        self.write(sent, context, isFlushed: true)
         self.unflushedBytes = 0
         // By now the TLS handler has encrypted it and let go of it, unless it is much.
         if hasBuffer { self.loop.buffers.giveBack(outbound: &sent) }
@@ -404,11 +405,14 @@ package final class SessionHandler: ChannelDuplexHandler {
         return sent
     }
 
-    private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext, sealing tls: TLSHandler? = nil) {
+    private func write(_ bytes: ByteBuffer, _ context: ChannelHandlerContext, sealing tls: TLSHandler? = nil, isFlushed: Bool = false) {
         self.loop.counters.sentBytes &+= UInt64(bytes.readableBytes)
         self.tally.value.writtenBytes &+= bytes.readableBytes
         self.unflushedBytes += bytes.readableBytes
-        if let tls { tls.seal(bytes) } else { context.write(self.wrapOutboundOut(bytes), promise: nil) }
+        if isFlushed, let tls = self.tls { return tls.writeAndFlush(bytes) }
+        if let tls { return tls.seal(bytes) }
+        if bytes.readableBytes > 0 { context.write(self.wrapOutboundOut(bytes), promise: nil) }
+        if isFlushed { context.flush() }
     }
 
     package func channelWritabilityChanged(context: ChannelHandlerContext) {
@@ -492,11 +496,6 @@ package final class SessionHandler: ChannelDuplexHandler {
             self.hold(.draining)
             self.delegate.drainBegan(in: self)
         }
-    }
-
-    /// The peer takes what is sent too slowly.
-    package func closeAsSlowReader(_ reason: String) {
-        self.close(.slowReader, self.loop.closeCodes.slowReader, reason)
     }
 
     /// Begins the closing handshake; what was written before goes out first.

@@ -39,3 +39,8 @@ extension String {
         String(String.UnicodeScalarView(self.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
     }
 }
+
+extension SessionHandler {
+    /// The peer takes what is sent too slowly.
+    package func closeAsSlowReader(_ reason: String) { self.close(.slowReader, self.loop.closeCodes.slowReader, reason) }
+}

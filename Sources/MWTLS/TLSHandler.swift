@@ -94,6 +94,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// Something came while a step was waited for.
     private var isMoreHere = false
     private var discardedBytes = 0
+    var direct = DirectWrites()
     var deadline: Scheduled<Void>?
     var closePromise: EventLoopPromise<Void>?
 
@@ -127,6 +128,7 @@ package final class TLSHandler: ChannelDuplexHandler {
 
     package func handlerRemoved(context: ChannelHandlerContext) {
         end(with: ChannelError.ioOnClosedChannel)
+        direct = DirectWrites()
         self.context = nil
     }
 
@@ -152,6 +154,7 @@ package final class TLSHandler: ChannelDuplexHandler {
     private func begin(_ context: ChannelHandlerContext) {
         guard state == .idle else { return }
         state = .handshaking
+        direct = DirectWrites(around: context.channel)
         deadline = context.eventLoop.assumeIsolated().scheduleTask(in: TimeAmount(policy.handshakeTimeout)) { [policy] in
             self.failWithoutPeer(
                 context,
@@ -448,6 +451,19 @@ package final class TLSHandler: ChannelDuplexHandler {
         if let context { flush(context: context) }
     }
 
+    /// As a write and a flush from behind this handler.
+    package func writeAndFlush(_ plaintext: ByteBuffer) {
+        guard let context else { return }
+        let isNext = state == .open && !isInReadBurst && pump.whenDry == nil
+        guard isNext, unflushedPlaintext.readableBytes == 0, unflushedPromises.isEmpty, !isMuch(with: plaintext.readableBytes) else {
+            write(context: context, data: wrapInboundOut(plaintext), promise: nil)
+            return flush(context: context)
+        }
+        isFlushWanted = false
+        if plaintext.readableBytes > 0, !encrypt(plaintext, context) { return }
+        send(context, promise: nil)
+    }
+
     /// What is to be done for a flush. Returns false when it failed.
     @discardableResult
     private func encryptAndSend(_ context: ChannelHandlerContext) -> Bool {
@@ -504,9 +520,24 @@ package final class TLSHandler: ChannelDuplexHandler {
     func send(_ context: ChannelHandlerContext, promise: EventLoopPromise<Void>?) {
         guard session.hasOutboundCiphertext || promise != nil else { return }
         var ciphertext = session.takeOutboundCiphertext()
-        context.writeAndFlush(wrapOutboundOut(ciphertext), promise: promise)
+        if direct.write(&ciphertext) {
+            promise?.succeed(())
+        } else {
+            context.writeAndFlush(wrapOutboundOut(ciphertext), promise: noteWrite(promise, context))
+        }
         // Usually the socket has taken it.
         buffers?.giveBack(outbound: &ciphertext)
+    }
+
+    /// A promise for what the channel gets, which completes `promise` too.
+    private func noteWrite(_ promise: EventLoopPromise<Void>?, _ context: ChannelHandlerContext) -> EventLoopPromise<Void>? {
+        guard direct.isPossible else { return promise }
+        direct.writesUnderWay += 1
+        let taken = context.eventLoop.makePromise(of: Void.self)
+        // In this order: whoever waits for `promise` may write.
+        taken.futureResult.assumeIsolated().whenComplete { _ in self.direct.writesUnderWay -= 1 }
+        taken.futureResult.cascade(to: promise)
+        return taken
     }
 
     package func triggerUserOutboundEvent(context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?) {

@@ -109,6 +109,127 @@ import Testing
         failure.fail(ChannelError.eof)
         try await server.close()
     }
+
+    @Test("what goes straight into the socket, and what the socket does not take at once, arrives in the order of writing")
+    func order() async throws {
+        let loop = MultiThreadedEventLoopGroup.singleton.next()
+        let pair = try TestAuthority().materialPair()
+        let context = try TLSContext(server: pair.server, policy: TLSPolicy())
+        let written = loop.makePromise(of: Int.self)
+        let server = try await ServerBootstrap(group: loop).childChannelInitializer { channel in
+            channel.eventLoop.makeCompletedFuture {
+                let tls = TLSHandler(context: context)
+                try channel.pipeline.syncOperations.addHandlers([tls, CountingTail(tls, written)])
+            }
+        }.bind(host: "127.0.0.1", port: 0).get()
+        let client = try TLSContext(client: pair.client, verification: .name(.ip("127.0.0.1")), policy: TLSPolicy())
+        let received = loop.makePromise(of: [UInt32].self)
+        let channel = try await ClientBootstrap(group: loop).channelInitializer { channel in
+            channel.eventLoop.makeCompletedFuture {
+                let tail = PatientTail(written: written.futureResult, received)
+                try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: client), tail])
+            }
+        }.connect(to: try #require(server.localAddress)).get()
+        let numbers = try await received.futureResult.get()
+        #expect(numbers == (0..<UInt32(numbers.count)).map { $0 })
+        #expect(try await written.futureResult.get() == numbers.count)
+        try await channel.close()
+        try await server.close()
+    }
+}
+
+/// Pieces that ``CountingTail`` writes and ``PatientTail`` reads: a number, again and again.
+private enum NumberedPiece {
+    static let bytes = 4 * 1_024
+    /// The last one says so.
+    static let last = UInt32.max
+}
+
+/// Writes pieces, each with a flush of its own, until the channel has more than the socket takes, and then some more.
+private final class CountingTail: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+
+    private let tls: TLSHandler
+    private let written: EventLoopPromise<Int>
+    private var count = 0
+
+    init(_ tls: TLSHandler, _ written: EventLoopPromise<Int>) {
+        self.tls = tls
+        self.written = written
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        guard event is TLSHandshakeCompleted else { return }
+        // Not inside the read burst, which would gather them.
+        context.eventLoop.assumeIsolated().execute {
+            while context.channel.isWritable { self.write() }
+            for _ in 0..<64 { self.write() }
+            self.tls.writeAndFlush(Self.piece(NumberedPiece.last))
+            self.written.succeed(self.count)
+        }
+    }
+
+    private func write() {
+        self.tls.writeAndFlush(Self.piece(UInt32(self.count)))
+        self.count += 1
+    }
+
+    private static func piece(_ number: UInt32) -> ByteBuffer {
+        var piece = ByteBuffer()
+        for _ in 0..<NumberedPiece.bytes / MemoryLayout<UInt32>.size { piece.writeInteger(number) }
+        return piece
+    }
+}
+
+/// Reads nothing until the other side has written everything.
+private final class PatientTail: ChannelDuplexHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundIn = Never
+
+    private let written: EventLoopFuture<Int>
+    private let received: EventLoopPromise<[UInt32]>
+    private var isOpen = false
+    private var isPatient = true
+    private var bytes = ByteBuffer()
+    private var numbers: [UInt32] = []
+
+    init(written: EventLoopFuture<Int>, _ received: EventLoopPromise<[UInt32]>) {
+        self.written = written
+        self.received = received
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        guard event is TLSHandshakeCompleted else { return }
+        self.isOpen = true
+        self.written.assumeIsolated().whenComplete { _ in
+            self.isPatient = false
+            context.read()
+        }
+    }
+
+    func read(context: ChannelHandlerContext) {
+        if !self.isOpen || !self.isPatient { context.read() }
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        var data = self.unwrapInboundIn(data)
+        self.bytes.writeBuffer(&data)
+        while let piece = self.bytes.readSlice(length: NumberedPiece.bytes) {
+            let numbers = Set(piece.getBytes(at: piece.readerIndex, length: NumberedPiece.bytes).map(Self.numbers) ?? [])
+            guard numbers.count == 1, let number = numbers.first else { return self.received.fail(ChannelError.eof) }
+            if number == NumberedPiece.last { self.received.succeed(self.numbers) } else { self.numbers.append(number) }
+        }
+        self.bytes.discardReadBytes()
+    }
+
+    private static func numbers(_ bytes: [UInt8]) -> [UInt32] {
+        var buffer = ByteBuffer(bytes: bytes)
+        var numbers: [UInt32] = []
+        while let number = buffer.readInteger(as: UInt32.self) { numbers.append(number) }
+        return numbers
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) { self.received.fail(error) }
 }
 
 /// Echoes.
