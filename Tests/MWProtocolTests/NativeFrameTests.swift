@@ -37,6 +37,40 @@ import Testing
         #expect(try NativeFrame(readingFrom: &message) == nil)
     }
 
+    @Test func `What is read of the beginning of a message is what whoever reads all of it finds there`() throws {
+        var get = NativeGet()
+        get.keys = [ByteBuffer(string: "key")]
+        var message = ByteBuffer()
+        NativeFrame.write(get, id: RequestID(7), to: &message)
+        let bytes = Array(message.readableBytesView)
+        func firstField(_ bytes: [UInt8]) -> (id: RequestID, value: [UInt8], rest: [UInt8])? {
+            unsafe bytes.withUnsafeBytes { bytes in
+                guard let (id, value, rest) = unsafe NativeFrame.firstField(1, ofOnlyRequest: NativeRequestKind.get.rawValue, in: bytes)
+                else { return nil }
+                return unsafe (id, Array(value), Array(rest))
+            }
+        }
+        let first = try #require(firstField(bytes))
+        #expect(first.id == RequestID(7) && first.value == Array("key".utf8))
+
+        // Cut, with more behind it, and each bit changed.
+        var others = (0..<bytes.count).map { Array(bytes.prefix($0)) } + [bytes + [0], bytes + bytes]
+        for index in bytes.indices {
+            for bit in 0..<8 {
+                others.append(bytes)
+                others[others.count - 1][index] ^= 1 << bit
+            }
+        }
+        for other in others {
+            guard let first = firstField(other) else { continue }
+            let frames = try NativeFrame.all(in: ByteBuffer(bytes: other))
+            #expect(frames.count == 1 && frames[0].role == .request && frames[0].kind == NativeRequestKind.get.rawValue)
+            let fields = Array(frames[0].fields.bytes.readableBytesView)
+            let header: [UInt8] = [0, 1, 0, 0, 0, UInt8(first.value.count)]
+            #expect(frames[0].id == first.id && fields == header + first.value + first.rest)
+        }
+    }
+
     @Test func `Each kind of value has its one form`() throws {
         var failure = NativeFailure(
             .overloaded, "é", remedy: "wait", isRetryable: true, retryAfterMilliseconds: -1, mayHaveTakenEffect: false)

@@ -81,6 +81,32 @@ import Testing
         #expect(try client.ask(NativeScan()).entries.map(\.key) == [ByteBuffer(), all])
     }
 
+    @Test func `A get alone in its message is answered and counted as one among others`() throws {
+        let harness = try StorageHarness()
+        let client = try harness.connectNative()
+        _ = try client.write(NativePut([("a", "1")]))
+        for (keys, isWithoutValues) in [(["a"], false), (["a"], true), (["absent"], false), ([""], false)] {
+            var get = NativeGet(keys)
+            get.isWithoutValues = isWithoutValues
+            var alone = ByteBuffer()
+            NativeFrame.write(get, id: RequestID(7), to: &alone)
+            var ping = ByteBuffer()
+            NativeFrame.write(NativePing(), id: RequestID(8), to: &ping)
+            var among = alone
+            among.writeImmutableBuffer(ping)
+            let session = client.client.session
+            let requests = session.requestCount
+            let (gets, keysRead) = (session.loop.counters.getRequests, session.loop.counters.keysRead)
+            try client.client.send([alone])
+            let first = try client.frames()
+            try client.client.send([among])
+            let second = try client.frames()
+            #expect(first.count == 1 && second.count == 2 && first[0] == second[0])
+            #expect(session.requestCount == requests + 3)
+            #expect(session.loop.counters.getRequests == gets + 2 && session.loop.counters.keysRead == keysRead + 2)
+        }
+    }
+
     @Test func `Replies to all requests of one burst leave with one write`() throws {
         let harness = try StorageHarness()
         let client = try harness.connectNative()

@@ -88,6 +88,28 @@ package struct NativeFrame: Hashable, Sendable {
         self.init(role, kind: kind, id: RequestID(id), fields: NativeFields(bytes: fields))
     }
 
+    /// The beginning of a message that is one request of `kind`: its id, the value of its first field, which is of `tag`, and what lies behind
+    /// that field, all where they are. For anything else, and for whatever is malformed before there, nil: ``init(readingFrom:)`` says what it is.
+    @inline(__always)
+    package static func firstField(
+        _ tag: NativeTag, ofOnlyRequest kind: UInt16, in message: UnsafeRawBufferPointer
+    ) -> (id: RequestID, value: UnsafeRawBufferPointer, rest: UnsafeRawBufferPointer)? {
+        let start = Self.headerBytes + NativeFields.headerBytes
+        guard message.count >= start,
+            unsafe UInt32(bigEndian: message.loadUnaligned(as: UInt32.self)) == message.count - Self.lengthBytes,
+            unsafe message[4] == NativeRole.request.rawValue,
+            unsafe UInt16(bigEndian: message.loadUnaligned(fromByteOffset: 6, as: UInt16.self)) == kind,
+            unsafe UInt16(bigEndian: message.loadUnaligned(fromByteOffset: 12, as: UInt16.self)) == tag.rawValue
+        else { return nil }
+        let id = unsafe Int32(bigEndian: message.loadUnaligned(fromByteOffset: 8, as: Int32.self))
+        let length = unsafe UInt32(bigEndian: message.loadUnaligned(fromByteOffset: 14, as: UInt32.self))
+        guard length <= message.count - start else { return nil }
+        let end = start + Int(length)
+        return unsafe (
+            RequestID(id), UnsafeRawBufferPointer(rebasing: message[start..<end]), UnsafeRawBufferPointer(rebasing: message[end...])
+        )
+    }
+
     /// Appends a frame whose fields `body` writes; nothing is appended when it throws.
     @inline(__always)
     package static func write<Failure: Error>(

@@ -8,7 +8,9 @@ internal import NIOCore
 
 extension NativeSession {
     /// Reads keys where they are, straight into the outbound buffer.
-    func get(_ frame: NativeFrame, in session: SessionHandler) {
+    ///
+    /// - Parameter isAbsent: Its only key has no value.
+    func get(_ frame: NativeFrame, isAbsent: Bool = false, in session: SessionHandler) {
         do throws(NativeFailure) {
             let storage = try self.store()
             session.loop.counters.getRequests &+= 1
@@ -24,7 +26,7 @@ extension NativeSession {
             } else {
                 snapshot = nil
             }
-            if snapshot == nil, terms.keyCount == 1,
+            if snapshot == nil, terms.keyCount == 1, !isAbsent,
                 try self.answerOnlyKey(frame, isWithoutValue: terms.isWithoutValues, from: storage.storage, in: session)
             {
                 session.loop.counters.keysRead &+= 1
@@ -48,36 +50,6 @@ extension NativeSession {
         } catch {
             self.fail(error, frame, in: session)
         }
-    }
-
-    /// Answers a get of one key, the hot path: its value goes from where it lies into the outbound buffer, with all that is around it.
-    /// There is no other key that it would have to agree with.
-    ///
-    /// - Returns: false if there is no value; nothing was written then. Since which revision it is not there, the key cannot say: it may
-    ///   have gone since the store's revision was read.
-    private func answerOnlyKey(
-        _ frame: NativeFrame, isWithoutValue: Bool, from storage: Storage, in session: SessionHandler
-    ) throws(NativeFailure) -> Bool {
-        let maximumBytes = session.loop.limits.maximumMessageBytes
-        let revision = storage.revision
-        var isThere = false
-        var isTooBig = false
-        do throws(StorageError) {
-            try unsafe NativeValuesWriter.forEachKey(of: frame.fields) { (key) throws(StorageError) in
-                try unsafe storage.read(key) { stored in
-                    guard let stored else { return }
-                    isThere = true
-                    // It may have been put since.
-                    let reply = NativeValueReply(frame.id, stored, isWithoutValue: isWithoutValue, max(revision, stored.revision))
-                    isTooBig = reply.byteCount > maximumBytes
-                    if !isTooBig { unsafe session.send(.binary, payloadBytes: reply.byteCount) { unsafe reply.write(into: $0) } }
-                }
-            }
-        } catch {
-            throw self.storageFailed(error, wasSubmitted: false, in: session)
-        }
-        if isTooBig { throw .answerTooBig(maximumBytes) }
-        return isThere
     }
 
     // MARK: Scans
@@ -202,7 +174,7 @@ extension KeyRange {
 }
 
 /// Writes the fields of NativeValues: an entry for each key of a get, then the revision.
-private struct NativeValuesWriter {
+struct NativeValuesWriter {
     private let fields: NativeFields
     private let isWithoutValues: Bool
     private let maximumBytes: Int
@@ -265,66 +237,19 @@ private struct NativeValuesWriter {
 
     /// Calls `body` with each key of a get whose fields have been read before.
     @inline(__always)
-    static func forEachKey(
-        of fields: NativeFields, _ body: (UnsafeRawBufferPointer) throws(StorageError) -> Void
-    ) throws(StorageError) {
-        var failure: StorageError?
+    static func forEachKey<Failure: Error>(
+        of fields: NativeFields, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Void
+    ) throws(Failure) {
+        var failure: Failure?
         do throws(ProtocolError) {
             try unsafe fields.forEach { (tag, key) throws(ProtocolError) in
                 guard tag == Self.keysTag, failure == nil else { return }
-                do throws(StorageError) { try unsafe body(key) } catch { failure = error }
+                do throws(Failure) { try unsafe body(key) } catch { failure = error }
             }
         } catch {
             preconditionFailure("these fields have been read before")
         }
         if let failure { throw failure }
-    }
-}
-
-/// The reply to a get of one key that is there, a frame of known length:
-///
-///     frame header 12 │ entry: header 6 │ revision 14 │ lease 14, if there is one │ value 6 + n, if it is not empty │ revision 14
-@safe
-private struct NativeValueReply {
-    private let id: RequestID
-    private let stored: StoredValue
-    private let revision: Revision
-    /// Bytes of the value that are told.
-    private let valueBytes: Int
-    private let entryBytes: Int
-    let byteCount: Int
-
-    private static let integerFieldBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
-    private static let entriesTag: NativeTag = 2
-    private static let revisionTag: NativeTag = 1
-
-    init(_ id: RequestID, _ stored: StoredValue, isWithoutValue: Bool, _ revision: Revision) {
-        self.id = id
-        self.stored = stored
-        self.revision = revision
-        let valueBytes = isWithoutValue ? 0 : unsafe stored.bytes.count
-        var entryBytes = Self.integerFieldBytes
-        if stored.lease != nil { entryBytes += Self.integerFieldBytes }
-        if valueBytes > 0 { entryBytes += NativeFields.headerBytes + valueBytes }
-        self.valueBytes = valueBytes
-        self.entryBytes = entryBytes
-        self.byteCount = NativeFrame.headerBytes + NativeFields.headerBytes + entryBytes + Self.integerFieldBytes
-    }
-
-    /// Fills ``byteCount`` bytes.
-    func write(into bytes: UnsafeMutableRawBufferPointer) {
-        var cursor = unsafe ByteCursor(bytes)
-        cursor.writeHeader(ofReplyTo: .get, self.id)
-        cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
-        cursor.write(3, self.stored.revision.native)
-        if let lease = self.stored.lease { cursor.write(4, lease.native) }
-        if self.valueBytes > 0 {
-            cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes))
-            unsafe cursor.write(self.stored.bytes)
-        }
-        cursor.write(Self.revisionTag, self.revision.native)
-        // What is not written was somebody else's.
-        precondition(cursor.isAtEnd, "an answer is as long as was said")
     }
 }
 

@@ -50,6 +50,7 @@ package final class NativeSession: SessionDelegate {
             return session.close(
                 .unsupportedMessage, CloseCode.unsupportedData.rawValue, "\(nativeSubprotocol) has binary messages only")
         }
+        if self.rest == nil, !self.isTaking, !self.isPausing, self.answerOnlyGet(payload, in: session) { return }
         self.rest = payload
         self.takeRequests(in: session)
     }
