@@ -142,7 +142,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.takeMessages()
         if !self.hasEnded { self.delegate.readBurstEnded(in: self) }
         self.flush()
-        if self.isCloseDue { self.closeTransport() }
+        if self.isCloseDue { self.closeTransport() } else if self.isReading { self.tls?.readOn() }
     }
 
     package func read(context: ChannelHandlerContext) {

@@ -334,6 +334,12 @@ package final class TLSHandler: ChannelDuplexHandler {
         if isMoreHere, isAtGate || isSteppingElsewhere { isReadHeld = true } else { context.read() }
     }
 
+    /// At the end of a read burst, by who is behind this handler and wants to read on: the channel, which would ask all handlers that, finds it
+    /// done.
+    package func readOn() {
+        if state == .open { context?.read() }
+    }
+
     private func step(_ context: ChannelHandlerContext) { stepped(context, session.handshake()) }
 
     private func stepped(_ context: ChannelHandlerContext, _ status: TLSSession.HandshakeStatus) {
