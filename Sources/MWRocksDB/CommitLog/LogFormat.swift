@@ -6,7 +6,10 @@
 //     8   8  the segment's number
 //     16  8  its mark, at random: nobody who sends a value knows it, so no value looks like a frame
 //     24  8  CRC32C of all before
-//     32  …  frames, each beginning at a multiple of 8, zeros between; then zeros, or, once it has been closed, nothing
+//     32  …  frames, each beginning at a multiple of 8, zeros between; then zeros, or what the file held as an earlier segment, under
+//            another mark; once it has been closed, nothing
+//
+//   commits.spare          a segment that nobody needs, whose file will be the next one's
 //
 //   frame
 //     0   4  CRC32C of all that follows, the payload included
