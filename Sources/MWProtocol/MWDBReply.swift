@@ -49,13 +49,8 @@ extension MWDBReply {
     /// Bytes of the answer to a get of one key.
     package static func byteCount(valueBytes: Int, id: RequestID) -> Int { valueBytes + 2 + Base64Number(id.rawValue).characterCount }
 
-    /// Writes the answer to a get of one key, whose value ``canSay(_:)``, into the ``byteCount(valueBytes:id:)`` bytes that it takes.
-    package static func write(value: UnsafeRawBufferPointer?, id: RequestID, into bytes: UnsafeMutableRawBufferPointer) {
-        var valueBytes = 0
-        if let value = unsafe value {
-            unsafe bytes.copyMemory(from: value)
-            valueBytes = value.count
-        }
+    /// Ends the answer to a get of one key, whose value ``canSay(_:)`` and is there, in the ``byteCount(valueBytes:id:)`` bytes that it takes.
+    package static func writeGetTrailer(id: RequestID, behind valueBytes: Int, in bytes: UnsafeMutableRawBufferPointer) {
         let trailerBytes = unsafe Self.writeTrailer(.get, id: id, into: UnsafeMutableRawBufferPointer(rebasing: bytes[valueBytes...]))
         // What is not written was somebody else's.
         precondition(valueBytes + trailerBytes == bytes.count, "an answer is as long as was said")

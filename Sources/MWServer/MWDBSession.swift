@@ -306,13 +306,30 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
             try? unsafe self.storage.storage.read(key) { stored in
                 let value = unsafe stored?.bytes
                 let byteCount = unsafe MWDBReply.byteCount(valueBytes: value?.count ?? 0, id: id)
-                if let value = unsafe value, unsafe byteCount > maximumBytes || !MWDBReply.canSay(value) { return }
-                unsafe session.send(.binary, payloadBytes: byteCount) { unsafe MWDBReply.write(value: value, id: id, into: $0) }
+                if let value = unsafe value, unsafe byteCount > maximumBytes || !Self.canSay(value, session.loop) { return }
+                if let value = unsafe value, byteCount > SessionHandler.maximumBytesAtOnce {
+                    var tail = ByteBuffer()
+                    MWDBReply.writeGetTrailer(id: id, to: &tail)
+                    unsafe session.sendLarge(ByteBuffer(), value, tail)
+                    return isAnswered = true
+                }
+                unsafe session.send(.binary, payloadBytes: byteCount) { bytes in
+                    if let value = unsafe value { unsafe session.loop.copy(value, to: bytes) }
+                    unsafe MWDBReply.writeGetTrailer(id: id, behind: value?.count ?? 0, in: bytes)
+                }
                 isAnswered = true
             }
         }
         if isAnswered { session.loop.counters.keysRead &+= 1 }
         return isAnswered
+    }
+
+    private static func canSay(_ value: UnsafeRawBufferPointer, _ loop: SessionLoop) -> Bool {
+        var canSay = true
+        loop.inParts(value.count) { part in
+            canSay = unsafe canSay && MWDBReply.canSay(UnsafeRawBufferPointer(rebasing: value[part]))
+        }
+        return canSay
     }
 
     /// Reads every key where it is, straight into the outbound buffer.

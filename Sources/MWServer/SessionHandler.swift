@@ -90,6 +90,8 @@ package final class SessionHandler: ChannelDuplexHandler {
     private var takenBytesThen = 0
     /// Written since the last flush: the network does not know of them.
     private var unflushedBytes = 0
+    /// With what is to be written; the next flush hands on all of it.
+    private var gatheredBytes: Int { self.unflushedBytes + self.outbound.readableBytes }
 
     /// - Parameter generation: Of the ``SecuritySet`` that admitted `peer`.
     package init(_ info: SessionInfo, peer: VerifiedPeer, generation: UInt64, on loop: SessionLoop, delegate: any SessionDelegate) {
@@ -97,11 +99,9 @@ package final class SessionHandler: ChannelDuplexHandler {
         self.grants = info.principal.grants
         self.peer = peer
         self.generation = generation
-        self.loop = loop
-        self.delegate = delegate
+        (self.loop, self.delegate) = (loop, delegate)
         self.machineBox = UncheckedBox(WebSocketStateMachine(role: .server, limits: loop.webSocketLimits))
-        self.openedAt = loop.now
-        self.lastHeard = loop.now
+        (self.openedAt, self.lastHeard) = (loop.now, loop.now)
     }
 
     package func handlerAdded(context: ChannelHandlerContext) {
@@ -163,7 +163,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         var count = 0
         var end: NIODeadline?
         while self.isReading, !self.isCutOff, !self.hasEnded {
-            if self.outbound.readableBytes >= Self.flushThresholdBytes {
+            if self.gatheredBytes >= Self.flushThresholdBytes {
                 // Inside a burst the TLS handler keeps what is flushed: the rest is taken at its end.
                 if self.isInReadBurst || self.letOthersTakeTurns() { break }
                 continue
@@ -196,7 +196,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     ///
     /// - Returns: false when there is no time for it: the connection closes.
     private func letOthersTakeTurns() -> Bool {
-        self.flush()
+        self.flush(isDue: true)
         guard case .open = self.phase, !self.hasEnded else { return false }
         self.hold(.turn)
         self.loop.afterOthers { self.release(.turn) }
@@ -232,7 +232,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         guard case .open = self.phase, !self.hasEnded else { return false }
         if !self.isInReadBurst {
             self.flushIfLarge()
-        } else if self.outbound.readableBytes >= Self.flushThresholdBytes {
+        } else if self.gatheredBytes >= Self.flushThresholdBytes {
             // The TLS handler keeps what is flushed until the burst ends.
             return false
         }
@@ -332,6 +332,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         let payloadBytes = slices.reduce(headBytes) { $0 + $1.readableBytes }
         self.machine.writeMessageHeader(opcode, payloadBytes: payloadBytes, to: &self.outbound)
         head(&self.outbound)
+        self.tls?.willWrite(payloadBytes)
         self.writeOutbound(context)
         for slice in slices { self.write(slice, context) }
         self.loop.scheduleFlush(self)
@@ -358,7 +359,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     package var sentBytes: Int { self.writtenBytes + self.outbound.readableBytes }
 
     /// Bytes that the network has not taken yet. Asks the channel, which costs as much as a small message.
-    package var unsentBytes: Int { self.bufferedBytes + self.unflushedBytes + self.outbound.readableBytes }
+    package var unsentBytes: Int { self.bufferedBytes + self.gatheredBytes }
 
     /// Those of them that were handed to it.
     private var bufferedBytes: Int {
@@ -374,7 +375,7 @@ package final class SessionHandler: ChannelDuplexHandler {
     /// Hands what was written to the network if that is much: between answers of which each may be large. Messages may be taken, and
     /// ``SessionDelegate/mayGoOn(in:)`` called, before it returns.
     package func flushIfLarge() {
-        if self.outbound.readableBytes >= Self.flushThresholdBytes { self.flush() }
+        if self.gatheredBytes >= Self.flushThresholdBytes { self.flush() }
     }
 
     /// Hands everything written so far to the network; if it `isDue`, also where all of it is encrypted already.
@@ -472,8 +473,7 @@ package final class SessionHandler: ChannelDuplexHandler {
         // What is buffered is encrypted, a little more than was written: taken bytes never seem more than they are.
         let taken = self.writtenBytes - self.bufferedBytes
         guard taken - self.takenBytesThen >= self.loop.limits.leastTakenBytes else { return }
-        self.unwritableSince = now
-        self.takenBytesThen = taken
+        (self.unwritableSince, self.takenBytesThen) = (now, taken)
     }
 
     /// Does not count `duration`, in which this loop did not listen.

@@ -4,6 +4,12 @@ package import MWTLS
 package import MWWebSocket
 package import NIOCore
 
+#if canImport(Glibc)
+    internal import Glibc
+#elseif canImport(Darwin)
+    internal import Darwin
+#endif
+
 /// What the connections of one event loop share: their list, the clock tick with their deadlines, counters, and buffers.
 ///
 /// Made and used on its event loop only.
@@ -46,6 +52,14 @@ package final class SessionLoop: TLSTurns {
     package var pauseBetweenTurns = TimeAmount.microseconds(10)
     /// How long those who wait keep the loop from its sockets, but for the one whose turn it is.
     private static let waitersTime = TimeAmount.microseconds(250)
+    private let processorBox = UncheckedBox(ProcessorTurns { sched_yield() })
+    /// Of this loop, among the threads of its processor.
+    package var processorTurns: ProcessorTurns {
+        @inline(__always) _read { yield self.processorBox.value }
+        @inline(__always) _modify { yield &self.processorBox.value }
+    }
+    /// What reading an entry takes beside its bytes, in bytes that take as long. 1 KiB: half a microsecond.
+    private static let bytesPerEntry = 1 << 10
     private var isTurnEndScheduled = false
     private var isInTurn = false
     /// For what the connections receive and send.
@@ -333,6 +347,38 @@ package final class SessionLoop: TLSTurns {
         self.groupSize = 1
         self.isInTurn = false
         self.factory?.turnEnded()
+    }
+
+    /// Not to be called where a lock is held.
+    package func worked(_ bytes: Int) { self.processorTurns.worked(bytes) }
+
+    /// After one of several entries, of `bytes`, that were read one after the other.
+    @inline(__always)
+    func passedEntry(of bytes: Int) { self.worked(bytes + Self.bytesPerEntry) }
+
+    /// Calls `body` with one part after the other of `byteCount` bytes that are to be copied, or looked through; what is small is one part.
+    @inline(__always)
+    func inParts(_ byteCount: Int, _ body: (Range<Int>) -> Void) {
+        guard byteCount > ProcessorTurns.bytesPerLook else { return body(0..<byteCount) }
+        self.inSeveralParts(byteCount, body)
+    }
+
+    @inline(never)
+    private func inSeveralParts(_ byteCount: Int, _ body: (Range<Int>) -> Void) {
+        for start in stride(from: 0, to: byteCount, by: ProcessorTurns.bytesPerLook) {
+            let end = min(start + ProcessorTurns.bytesPerLook, byteCount)
+            body(start..<end)
+            self.worked(end - start)
+        }
+    }
+
+    /// Copies `source` to the beginning of `destination`, in parts.
+    @inline(__always)
+    func copy(_ source: UnsafeRawBufferPointer, to destination: UnsafeMutableRawBufferPointer) {
+        self.inParts(source.count) { part in
+            unsafe UnsafeMutableRawBufferPointer(rebasing: destination[part]).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: source[part]))
+        }
     }
 
     /// Calls `body` in a turn after the network, and everybody else who waits like this, had theirs.

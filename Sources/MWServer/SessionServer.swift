@@ -114,17 +114,13 @@ package final class SessionServer: Sendable {
             guard case .active = state else { return }
             // Of this thread only, on Linux. It stays so; saying it again costs nothing beside a step.
             _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, Self.handshakeNiceness)
-            var turns = StepTurns(askedAt: askedAt, beganAt: .now())
-            step {
-                guard turns.isOver(at: .now()) else { return }
-                _ = sched_yield()
-                turns.began(at: .now())
-            }
+            var turns = ProcessorTurns(askedAt: askedAt) { sched_yield() }
+            step { turns.partEnded() }
         }
     }
 
     /// How much handshakes stand back behind what the loops do, where processors are short: a tenth of their share, so that they never stop.
-    /// It says who goes next; who runs gives way by `StepTurns`.
+    /// It says who goes next; who runs gives way by `ProcessorTurns`.
     private static let handshakeNiceness: Int32 = 10
 
     /// The policy that makes `limits` hold in TLS too.

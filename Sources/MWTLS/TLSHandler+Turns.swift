@@ -20,10 +20,12 @@ extension TLSHandler {
     }
 
     /// What is encrypted in one turn. Default 240 KiB, which takes 0.1 ms: 15 whole records, whose ciphertext fits a buffer of the pool.
-    static let turnBytes = 15 * TLSSession.maximumRecordPlaintextBytes
+    package static let turnBytes = 15 * TLSSession.maximumRecordPlaintextBytes
+    /// Between two looks at the clock: 80 KiB, whole records that take 25 us.
+    static let partBytes = turnBytes / 3
     /// Up to this size everything leaves at once. Default 1.2 MiB, half a millisecond, so that a value of 1 MiB does: turns cost it a quarter
     /// more, in system calls; one of 16 MiB they cost less than its ciphertext would, in memory that the system has to find.
-    private static let maximumBytesAtOnce = 5 * turnBytes
+    package static let maximumBytesAtOnce = 5 * turnBytes
 
     /// Bytes that were flushed and that the channel does not know of yet.
     package var pendingPlaintextBytes: Int { pending.flushedByteCount }
@@ -38,8 +40,11 @@ extension TLSHandler {
     func isMuch(with moreBytes: Int) -> Bool {
         guard turns != nil else { return false }
         let bytes = session.outboundCiphertextBytes + unflushedPlaintext.readableBytes + moreBytes
-        return !pending.isEmpty || bytes > Self.maximumBytesAtOnce
+        return isMuchToCome || !pending.isEmpty || bytes > Self.maximumBytesAtOnce
     }
+
+    /// `byteCount` bytes are written before the next flush, in pieces: if that is much, the first of them have to wait, too.
+    package func willWrite(_ byteCount: Int) { isMuchToCome = isMuch(with: byteCount) }
 
     /// Returns whether all is well.
     func pendingFlushed(_ context: ChannelHandlerContext) -> Bool {
@@ -53,10 +58,12 @@ extension TLSHandler {
         var promises: [EventLoopPromise<Void>] = []
         do {
             var bytesLeft = Self.turnBytes
-            while bytesLeft > 0, let piece = pending.next(upTo: bytesLeft) {
+            while bytesLeft > 0, var piece = pending.next(upTo: bytesLeft) {
                 if let promise = piece.promise { promises.append(promise) }
-                try session.write(piece.bytes)
+                try write(piece.bytes)
                 bytesLeft -= piece.bytes.readableBytes
+                // Unless more of it is to come, or others are sent it, too.
+                buffers?.giveBack(outbound: &piece.bytes)
             }
         } catch {
             for promise in promises { promise.fail(error) }

@@ -84,6 +84,8 @@ package final class TLSHandler: ChannelDuplexHandler {
     /// Behind what the session has encrypted, and before `unflushedPlaintext`.
     var pending = PendingPlaintext()
     var pump = Pump()
+    /// Until the next flush.
+    var isMuchToCome = false
     var unflushedPromises: [EventLoopPromise<Void>] = []
     /// A flush was asked for before it could be done: during the handshake, or inside a read burst.
     var isFlushWanted = false
@@ -477,6 +479,7 @@ package final class TLSHandler: ChannelDuplexHandler {
             pending.append(unflushedPlaintext)
             unflushedPlaintext = ByteBuffer()
             pending.flush(takePromise())
+            isMuchToCome = false
             return pendingFlushed(context)
         }
         guard encrypt(context) else { return false }
@@ -494,11 +497,22 @@ package final class TLSHandler: ChannelDuplexHandler {
     private func encrypt(_ plaintext: ByteBuffer, _ context: ChannelHandlerContext) -> Bool {
         if let buffers { session.useOutbound(buffers.takeOutbound()) }
         do {
-            try session.write(plaintext)
+            try write(plaintext)
             return true
         } catch {
             fail(context, error)
             return false
+        }
+    }
+
+    /// Encrypts `plaintext`; what is more than a part of it with looks at the clock.
+    func write(_ plaintext: ByteBuffer) throws(TLSError) {
+        guard let turns, plaintext.readableBytes > Self.partBytes else { return try session.write(plaintext) }
+        var rest = plaintext
+        while let part = rest.readSlice(length: min(Self.partBytes, rest.readableBytes)), part.readableBytes > 0 {
+            // With room for all of it, once.
+            try session.write(part, before: rest.readableBytes)
+            turns.worked(part.readableBytes)
         }
     }
 

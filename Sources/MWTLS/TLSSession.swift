@@ -252,15 +252,18 @@ package import NIOCore
     /// Encrypts all of `plaintext` into whole records after what is outbound already.
     ///
     /// Throws `closed` when the session is not established or has sent its close_notify.
-    package mutating func write(_ plaintext: ByteBuffer) throws(TLSError) {
+    ///
+    /// - Parameter bytesToCome: What will be written right behind it: there is room for it, too, then.
+    package mutating func write(_ plaintext: ByteBuffer, before bytesToCome: Int = 0) throws(TLSError) {
         guard phase == .established || phase == .peerClosed else {
             throw TLSError(.closed, "session", "writes only between its handshake and its close_notify")
         }
         let bytes = plaintext.readableBytes
         guard bytes > 0 else { return }
-        let records = (bytes + Self.maximumRecordPlaintextBytes - 1) / Self.maximumRecordPlaintextBytes
+        let bytesInAll = bytes + bytesToCome
+        let records = (bytesInAll + Self.maximumRecordPlaintextBytes - 1) / Self.maximumRecordPlaintextBytes
         unsafe state.pointee.outboundCiphertext.reserveCapacity(
-            minimumWritableBytes: bytes + records * Self.maximumRecordOverheadBytes)
+            minimumWritableBytes: bytesInAll + records * Self.maximumRecordOverheadBytes)
         OpenSSLErrors.forget()
         var written = 0
         let isWritten = unsafe plaintext.withUnsafeReadableBytes { buffer in

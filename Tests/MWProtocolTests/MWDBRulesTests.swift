@@ -14,13 +14,8 @@ import Testing
                 try unsafe bytes?.withUnsafeBytes { try unsafe MWDBReply.writeValue($0, isFirst: true, to: &pieces) }
                 MWDBReply.writeGetTrailer(id: id, to: &pieces)
                 var filled = [UInt8](repeating: 0, count: MWDBReply.byteCount(valueBytes: bytes?.count ?? 0, id: id))
-                unsafe filled.withUnsafeMutableBytes { filled in
-                    if let bytes {
-                        unsafe bytes.withUnsafeBytes { unsafe MWDBReply.write(value: $0, id: id, into: filled) }
-                    } else {
-                        unsafe MWDBReply.write(value: nil, id: id, into: filled)
-                    }
-                }
+                filled.replaceSubrange(0..<(bytes?.count ?? 0), with: bytes ?? [])
+                unsafe filled.withUnsafeMutableBytes { unsafe MWDBReply.writeGetTrailer(id: id, behind: bytes?.count ?? 0, in: $0) }
                 #expect(filled == Array(pieces.readableBytesView))
             }
         }

@@ -39,10 +39,43 @@ import Testing
         #expect(wire.client.received == "first;" + String(buffer: much) + ";last")
     }
 
+    @Test func `Of what is said to become much not even the first waits less than a turn, and what comes after it leaves at once again`()
+        throws
+    {
+        let (wire, turns, socket) = try rig()
+        let pieces = (0..<8).map { _ in letters(Self.pieceBytes) }
+        wire.tls.willWrite(pieces.count * Self.pieceBytes)
+        for piece in pieces { wire.server.channel.write(piece, promise: nil) }
+        wire.server.channel.flush()
+        #expect(socket.writes == 1 && wire.tls.pendingPlaintextBytes == 7 * Self.pieceBytes)
+        while turns.give() {}
+        #expect(socket.writes == 8)
+        wire.tls.willWrite(2 * Self.pieceBytes)
+        for piece in pieces[..<2] { wire.server.channel.write(piece, promise: nil) }
+        wire.server.channel.flush()
+        #expect(socket.writes == 9 && turns.isEmpty)
+        wire.run()
+        #expect(wire.client.received == (pieces + pieces[..<2]).map { String(buffer: $0) }.joined())
+    }
+
     @Test func `What takes less than a millisecond leaves at once`() throws {
         let (wire, turns, socket) = try rig()
         try wire.server.channel.writeAndFlush(letters(Self.pieceBytes * 5)).wait()
         #expect(socket.writes == 1 && turns.isEmpty)
+    }
+
+    @Test(arguments: [64 << 10, 1 << 20, 4 << 20])
+    func `Other threads may have the processor between parts that take tens of microseconds, and after what is small no clock is looked at`(
+        byteCount: Int
+    ) throws {
+        let (wire, turns, _) = try rig()
+        wire.server.channel.writeAndFlush(letters(byteCount), promise: nil)
+        while turns.give() {}
+        if byteCount <= Self.pieceBytes / 3 {
+            #expect(turns.parts.isEmpty)
+        } else {
+            #expect(turns.parts.max() == Self.pieceBytes / 3 && byteCount - turns.parts.reduce(0, +) < Self.pieceBytes / 3)
+        }
     }
 
     @Test func `Many writes up to one flush are encrypted in turns too, and not before it`() throws {
@@ -231,10 +264,14 @@ private final class TurnWire {
 
 private final class Turns: TLSTurns {
     private var waiting: [() -> Void] = []
+    /// Of what was encrypted.
+    private(set) var parts: [Int] = []
     var maximumUnsentBytes = 16 << 20
     var isEmpty: Bool { waiting.isEmpty }
 
     func afterOthers(_ body: @escaping () -> Void) { waiting.append(body) }
+
+    func worked(_ bytes: Int) { parts.append(bytes) }
 
     /// Whether somebody waited for it.
     func give() -> Bool {

@@ -34,7 +34,7 @@ extension NativeSession {
             }
             self.reply(to: .get, frame.id, expectedBytes: 1_024, in: session) { (buffer) throws(NativeFailure) in
                 var answer = NativeValuesWriter(
-                    frame.fields, isWithoutValues: terms.isWithoutValues, maximumBytes: limits.maximumMessageBytes)
+                    frame.fields, on: session.loop, isWithoutValues: terms.isWithoutValues, maximumBytes: limits.maximumMessageBytes)
                 do throws(StorageError) {
                     if let snapshot {
                         try answer.write(from: snapshot, to: &buffer)
@@ -72,7 +72,7 @@ extension NativeSession {
             } else {
                 snapshot = try self.takeSnapshot(of: storage.storage, in: session)
             }
-            var page = NativePageWriter(request, session.loop.limits)
+            var page = NativePageWriter(request, on: session.loop)
             self.reply(to: .scan, frame.id, expectedBytes: 4_096, in: session) { (buffer) throws(NativeFailure) in
                 do throws(StorageError) {
                     try page.write(range, from: snapshot, to: &buffer)
@@ -176,6 +176,7 @@ extension KeyRange {
 /// Writes the fields of NativeValues: an entry for each key of a get, then the revision.
 struct NativeValuesWriter {
     private let fields: NativeFields
+    private let loop: SessionLoop
     private let isWithoutValues: Bool
     private let maximumBytes: Int
     private(set) var isTooBig = false
@@ -187,7 +188,8 @@ struct NativeValuesWriter {
     private static let revisionTag: NativeTag = 1
     private static let entriesTag: NativeTag = 2
 
-    init(_ fields: NativeFields, isWithoutValues: Bool, maximumBytes: Int) {
+    init(_ fields: NativeFields, on loop: SessionLoop, isWithoutValues: Bool, maximumBytes: Int) {
+        self.loop = loop
         self.fields = fields
         self.isWithoutValues = isWithoutValues
         self.maximumBytes = maximumBytes
@@ -204,7 +206,7 @@ struct NativeValuesWriter {
                 guard !self.isTooBig else { return }
                 try unsafe reader.read(key) { stored in
                     unsafe bytesRead += stored?.bytes.count ?? 0
-                    buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues)
+                    buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues, on: self.loop)
                 }
                 self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
             }
@@ -219,7 +221,7 @@ struct NativeValuesWriter {
             guard !self.isTooBig else { return }
             try unsafe snapshot.read(key) { stored in
                 unsafe bytesRead += stored?.bytes.count ?? 0
-                buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues)
+                buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues, on: self.loop)
             }
             self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
         }
@@ -256,6 +258,7 @@ struct NativeValuesWriter {
 /// Writes the fields of NativeScanPage.
 private struct NativePageWriter {
     private(set) var count = 0
+    private let loop: SessionLoop
     private let direction: ScanDirection
     private let isKeysOnly: Bool
     private let maximumCount: Int
@@ -264,12 +267,13 @@ private struct NativePageWriter {
     /// Bytes that may be passed over for one that a page may have: a page of keys reads large values for nothing.
     private static let bytesSeenPerByte = 16
 
-    init(_ request: NativeScan, _ limits: ServerLimits) {
+    init(_ request: NativeScan, on loop: SessionLoop) {
+        self.loop = loop
         func bounded(_ asked: Int64, _ limit: Int) -> Int { asked == 0 ? limit : min(limit, Int(asked)) }
         self.direction = request.isBackward ? .backward : .forward
         self.isKeysOnly = request.isKeysOnly
-        self.maximumCount = bounded(request.limit, limits.maximumScanEntries)
-        self.maximumBytes = bounded(request.maximumBytes, limits.maximumScanBytes)
+        self.maximumCount = bounded(request.limit, loop.limits.maximumScanEntries)
+        self.maximumBytes = bounded(request.maximumBytes, loop.limits.maximumScanBytes)
     }
 
     /// At least one entry, if there is any: a page always gets somewhere.
@@ -284,10 +288,12 @@ private struct NativePageWriter {
                 return false
             }
             unsafe buffer.writeNativeEntry(
-                2, key: key, value: stored.bytes, stored.revision, stored.lease, isWithoutValue: self.isKeysOnly)
+                2, key: key, value: stored.bytes, stored.revision, stored.lease, isWithoutValue: self.isKeysOnly, on: self.loop)
             self.count += 1
             unsafe bytes += key.count + (self.isKeysOnly ? 0 : stored.bytes.count)
-            unsafe bytesSeen += key.count + stored.bytes.count
+            let entryBytes = unsafe key.count + stored.bytes.count
+            bytesSeen += entryBytes
+            self.loop.passedEntry(of: entryBytes)
             return true
         }
         if hasMore { buffer.writeNativeTruth(3) }

@@ -1,5 +1,6 @@
 internal import MWProtocol
 internal import MWStorage
+internal import MWTLS
 internal import NIOCore
 
 // Entries, written straight into the outbound buffer. The fields are those of NativeEntry in MWProtocol; what is empty or absent is left out.
@@ -30,21 +31,21 @@ extension ByteBuffer {
 
     /// Appends an entry without its key, as answers to gets have them.
     @inline(__always)
-    mutating func writeNativeEntry(_ tag: NativeTag, _ stored: StoredValue?, isWithoutValue: Bool) {
+    mutating func writeNativeEntry(_ tag: NativeTag, _ stored: StoredValue?, isWithoutValue: Bool, on loop: SessionLoop) {
         guard let stored else {
             self.writeMultipleIntegers(tag.rawValue, UInt32(0))
             return
         }
         unsafe self.writeNativeEntry(
             tag, key: UnsafeRawBufferPointer(start: nil, count: 0), value: stored.bytes, stored.revision, stored.lease,
-            isWithoutValue: isWithoutValue)
+            isWithoutValue: isWithoutValue, on: loop)
     }
 
     /// Appends an entry.
     @inline(__always)
     mutating func writeNativeEntry(
         _ tag: NativeTag, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, _ revision: Revision, _ lease: LeaseID?,
-        isWithoutValue: Bool
+        isWithoutValue: Bool, on loop: SessionLoop
     ) {
         let keyBytes = key.count == 0 ? 0 : NativeFields.headerBytes + key.count
         let hasValue = !isWithoutValue && value.count > 0
@@ -55,16 +56,27 @@ extension ByteBuffer {
         self.writeMultipleIntegers(tag.rawValue, bytes, 3 as UInt16, UInt32(MemoryLayout<Int64>.size), revision.native)
         if let lease { self.writeNativeField(4, lease.native) }
         if keyBytes > 0 { unsafe self.writeNativeField(1, key) }
-        if hasValue { unsafe self.writeNativeField(2, value) }
+        if hasValue { unsafe self.writeNativeField(2, value, on: loop) }
     }
 
     /// Appends an entry.
-    mutating func writeNativeEntry(_ tag: NativeTag, _ entry: StoredEntry, isWithoutValue: Bool = false) {
+    mutating func writeNativeEntry(_ tag: NativeTag, _ entry: StoredEntry, isWithoutValue: Bool = false, on loop: SessionLoop) {
         unsafe entry.key.withUnsafeBytes { key in
             unsafe entry.value.withUnsafeBytes { value in
                 unsafe self.writeNativeEntry(
-                    tag, key: key, value: value, entry.revision, entry.lease, isWithoutValue: isWithoutValue)
+                    tag, key: key, value: value, entry.revision, entry.lease, isWithoutValue: isWithoutValue, on: loop)
             }
+        }
+    }
+
+    /// Appends a field, in parts if it is large.
+    @inline(__always)
+    mutating func writeNativeField(_ tag: NativeTag, _ bytes: UnsafeRawBufferPointer, on loop: SessionLoop) {
+        guard bytes.count > ProcessorTurns.bytesPerLook else { return unsafe self.writeNativeField(tag, bytes) }
+        self.writeMultipleIntegers(tag.rawValue, UInt32(truncatingIfNeeded: bytes.count))
+        _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: bytes.count) { free in
+            unsafe loop.copy(bytes, to: free)
+            return bytes.count
         }
     }
 

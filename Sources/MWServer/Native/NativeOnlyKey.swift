@@ -86,7 +86,7 @@ extension NativeSession {
                 // It may have been put since.
                 let reply = NativeValueReply(id, stored, isWithoutValue: isWithoutValue, max(revision, stored.revision))
                 isTooBig = reply.byteCount > maximumBytes
-                if !isTooBig { unsafe session.send(.binary, payloadBytes: reply.byteCount) { unsafe reply.write(into: $0) } }
+                if !isTooBig { reply.send(in: session) }
             }
         } catch {
             return .failed(self.storageFailed(error, wasSubmitted: false, in: session))
@@ -126,19 +126,38 @@ private struct NativeValueReply {
         self.byteCount = NativeFrame.headerBytes + NativeFields.headerBytes + entryBytes + Self.integerFieldBytes
     }
 
-    /// Fills ``byteCount`` bytes.
-    func write(into bytes: UnsafeMutableRawBufferPointer) {
-        var cursor = unsafe ByteCursor(bytes)
-        cursor.writeHeader(ofReplyTo: .get, self.id)
-        cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
-        cursor.write(3, self.stored.revision.native)
-        if let lease = self.stored.lease { cursor.write(4, lease.native) }
-        if self.valueBytes > 0 {
-            cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes))
-            unsafe cursor.write(self.stored.bytes)
+    func send(in session: SessionHandler) {
+        guard self.byteCount > SessionHandler.maximumBytesAtOnce, self.valueBytes > 0 else {
+            return unsafe session.send(.binary, payloadBytes: self.byteCount) { unsafe self.write(into: $0, on: session.loop) }
         }
+        var (head, tail) = (ByteBuffer(), ByteBuffer())
+        let headBytes = self.byteCount - self.valueBytes - Self.integerFieldBytes
+        _ = unsafe head.writeWithUnsafeMutableBytes(minimumWritableBytes: headBytes) { bytes in
+            var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: bytes[..<headBytes]))
+            self.writeHead(&cursor)
+            return headBytes
+        }
+        tail.writeNativeField(Self.revisionTag, self.revision.native)
+        unsafe session.sendLarge(head, self.stored.bytes, tail)
+    }
+
+    /// Fills ``byteCount`` bytes.
+    private func write(into bytes: UnsafeMutableRawBufferPointer, on loop: SessionLoop) {
+        var cursor = unsafe ByteCursor(bytes)
+        self.writeHead(&cursor)
+        if self.valueBytes > 0 { unsafe cursor.write(self.stored.bytes, on: loop) }
         cursor.write(Self.revisionTag, self.revision.native)
         // What is not written was somebody else's.
         precondition(cursor.isAtEnd, "an answer is as long as was said")
+    }
+
+    /// All that is in front of the value.
+    @inline(__always)
+    private func writeHead(_ cursor: inout ByteCursor) {
+        cursor.writeHeader(byteCount: self.byteCount, ofReplyTo: .get, self.id)
+        cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
+        cursor.write(3, self.stored.revision.native)
+        if let lease = self.stored.lease { cursor.write(4, lease.native) }
+        if self.valueBytes > 0 { cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes)) }
     }
 }

@@ -234,7 +234,7 @@ extension NativeWatches {
         guard let state = watcher.state else { return }
         var rest = state.rest
         var writer = StatePageWriter(
-            revision: watcher.machine.position, isWithoutValues: watcher.topic.topic.isWithoutValues,
+            on: loop.loop, revision: watcher.machine.position, isWithoutValues: watcher.topic.topic.isWithoutValues,
             maximumBytes: loop.loop.limits.maximumMessageBytes)
         while let range = rest.first, writer.byteCount < WatchLoop.pageBytes {
             var last: [UInt8]?

@@ -120,7 +120,7 @@ extension NativeSession {
             if outcome.isRepeated { buffer.writeNativeTruth(2) }
             if outcome.hasSucceeded { buffer.writeNativeTruth(3) }
             for entry in outcome.results {
-                buffer.writeNativeEntry(4, grants.allows(.read, entry.key) ? entry : StoredEntry(key: entry.key))
+                buffer.writeNativeEntry(4, grants.allows(.read, entry.key) ? entry : StoredEntry(key: entry.key), on: request.session.loop)
             }
             let limit = request.session.loop.limits.maximumMessageBytes
             // It has been done, and cannot be told.

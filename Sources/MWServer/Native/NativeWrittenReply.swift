@@ -24,7 +24,7 @@ struct NativeWrittenReply {
     /// Fills ``byteCount`` bytes.
     func write(into bytes: UnsafeMutableRawBufferPointer) {
         var cursor = unsafe ByteCursor(bytes)
-        cursor.writeHeader(ofReplyTo: self.kind, self.id)
+        cursor.writeHeader(byteCount: bytes.count, ofReplyTo: self.kind, self.id)
         cursor.write(1, self.written.revision.native)
         cursor.write(3, Int64(self.written.changes))
         if self.written.isRepeated {
@@ -46,10 +46,10 @@ struct ByteCursor {
 
     var isAtEnd: Bool { unsafe self.offset == self.bytes.count }
 
-    /// The header of the frame that fills the memory.
+    /// The header of a frame of `byteCount`.
     @inline(__always)
-    mutating func writeHeader(ofReplyTo kind: NativeRequestKind, _ id: RequestID) {
-        self.write(UInt32(truncatingIfNeeded: unsafe self.bytes.count - MemoryLayout<UInt32>.size))
+    mutating func writeHeader(byteCount: Int, ofReplyTo kind: NativeRequestKind, _ id: RequestID) {
+        self.write(UInt32(truncatingIfNeeded: byteCount - MemoryLayout<UInt32>.size))
         self.write(UInt16(NativeRole.reply.rawValue) << 8)
         self.write(kind.rawValue)
         self.write(id.rawValue)
@@ -76,8 +76,8 @@ struct ByteCursor {
     }
 
     @inline(__always)
-    mutating func write(_ bytes: UnsafeRawBufferPointer) {
-        unsafe UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset...]).copyMemory(from: bytes)
+    mutating func write(_ bytes: UnsafeRawBufferPointer, on loop: SessionLoop) {
+        unsafe loop.copy(bytes, to: UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset...]))
         self.offset += bytes.count
     }
 }

@@ -4,6 +4,7 @@ internal import NIOCore
 
 /// Writes entries as the fields of ``NativeState`` events: one, or several where that would be over the message limit.
 struct StatePageWriter {
+    private let loop: SessionLoop
     private let revision: Int64
     private let isWithoutValues: Bool
     private let maximumBytes: Int
@@ -30,7 +31,8 @@ struct StatePageWriter {
         static let lease: NativeTag = 4
     }
 
-    init(revision: UInt64, isWithoutValues: Bool, maximumBytes: Int) {
+    init(on loop: SessionLoop, revision: UInt64, isWithoutValues: Bool, maximumBytes: Int) {
+        self.loop = loop
         self.revision = Int64(clamping: revision)
         self.isWithoutValues = isWithoutValues
         self.maximumBytes = maximumBytes - NativeFrame.headerBytes
@@ -48,6 +50,7 @@ struct StatePageWriter {
             unsafe self.write(key, stored)
         }
         if self.fields.readableBytes > self.maximumBytes { self.isTooBig = true }
+        unsafe self.loop.passedEntry(of: key.count + stored.bytes.count)
         // A value that is not told is read nevertheless.
         self.byteCount +=
             unsafe key.count + (self.isWithoutValues ? stored.bytes.count / Self.untoldBytesPerByte : stored.bytes.count) + Self.headBytes
@@ -76,7 +79,7 @@ struct StatePageWriter {
         self.fields.writeNativeField(Tag.entry) { buffer in
             keyStart = buffer.writerIndex + NativeFields.headerBytes
             unsafe buffer.writeNativeField(Tag.key, key)
-            if !isWithoutValues { unsafe buffer.writeNativeField(Tag.value, stored.bytes) }
+            if !isWithoutValues { unsafe buffer.writeNativeField(Tag.value, stored.bytes, on: self.loop) }
             buffer.writeNativeField(Tag.entryRevision, Int64(clamping: stored.revision.number))
             if let lease = stored.lease { buffer.writeNativeField(Tag.lease, Int64(clamping: lease.number)) }
         }

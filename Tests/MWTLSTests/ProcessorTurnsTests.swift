@@ -1,0 +1,80 @@
+import MWTLS
+import NIOCore
+import Testing
+
+/// When a thread gives way. Method: a clock that the test moves, and a count of how often others were let run.
+@Suite struct ProcessorTurnsTests {
+    private static let asked = NIODeadline.uptimeNanoseconds(1_000_000_000)
+
+    private final class Others {
+        var now = ProcessorTurnsTests.asked
+        var runs = 0
+        /// How long they run.
+        var length = TimeAmount.zero
+
+        func run() {
+            runs += 1
+            now = now + length
+        }
+
+        func turns(askedAt: NIODeadline? = nil) -> ProcessorTurns {
+            ProcessorTurns(askedAt: askedAt, now: { self.now }, giveWay: run)
+        }
+    }
+
+    @Test func `Others come when a turn is over, not before, and then after each turn`() {
+        let others = Others()
+        others.length = .milliseconds(1)
+        var turns = others.turns()
+        func partEnded(at time: NIODeadline) -> Int {
+            others.now = time
+            turns.partEnded()
+            return others.runs
+        }
+        let end = others.now + ProcessorTurns.length
+        #expect(partEnded(at: others.now) == 0 && partEnded(at: end - .nanoseconds(1)) == 0 && partEnded(at: end) == 1)
+        // However long they took.
+        let back = others.now
+        #expect(back == end + .milliseconds(1))
+        #expect(partEnded(at: back + ProcessorTurns.length - .nanoseconds(1)) == 1 && partEnded(at: back + ProcessorTurns.length) == 2)
+    }
+
+    @Test func `A step that has waited for too long gives way no more, whoever kept it waiting`() {
+        let others = Others()
+        let patientUntil = Self.asked + ProcessorTurns.patience
+        // The others on its processor.
+        others.now = patientUntil - ProcessorTurns.length - .nanoseconds(1)
+        var interrupted = others.turns(askedAt: Self.asked)
+        others.now = patientUntil - .nanoseconds(1)
+        interrupted.partEnded()
+        #expect(others.runs == 1)
+        others.now = patientUntil + .seconds(1)
+        interrupted.partEnded()
+        #expect(others.runs == 1)
+        // Those before it in the queue.
+        others.now = patientUntil
+        var late = others.turns(askedAt: Self.asked)
+        others.now = patientUntil + ProcessorTurns.length
+        late.partEnded()
+        #expect(others.runs == 1)
+    }
+
+    @Test func `Small parts are counted, and the clock is looked at when they have come to as much as a look is worth`() {
+        let others = Others()
+        var looks = 0
+        var turns = ProcessorTurns(
+            now: {
+                looks += 1; return others.now
+            }, giveWay: others.run)
+        #expect(looks == 1)
+        for _ in 0..<3 { turns.worked(ProcessorTurns.bytesPerLook / 4) }
+        #expect(looks == 1)
+        turns.worked(ProcessorTurns.bytesPerLook / 4)
+        #expect(looks == 2 && others.runs == 0)
+        others.now = others.now + ProcessorTurns.length
+        turns.worked(ProcessorTurns.bytesPerLook - 1)
+        #expect(looks == 2)
+        turns.worked(1)
+        #expect(looks == 4 && others.runs == 1)
+    }
+}
