@@ -2,6 +2,7 @@ internal import DequeModule
 internal import Logging
 internal import MWProtocol
 internal import MWStorage
+internal import MWTLS
 internal import MWWebSocket
 internal import NIOCore
 
@@ -300,13 +301,14 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
     ///
     /// - Returns: false if there is more than one key, or something in the way; nothing was written then.
     private func answerOnlyKey(_ keys: MWDBElements, _ id: RequestID, in session: SessionHandler) -> Bool {
-        let maximumBytes = session.loop.limits.maximumMessageBytes
+        let loop = session.loop
+        let maximumBytes = loop.limits.maximumMessageBytes
         var isAnswered = false
         _ = unsafe keys.withOnlyElement { key in
             try? unsafe self.storage.storage.read(key) { stored in
                 let value = unsafe stored?.bytes
                 let byteCount = unsafe MWDBReply.byteCount(valueBytes: value?.count ?? 0, id: id)
-                if let value = unsafe value, unsafe byteCount > maximumBytes || !Self.canSay(value, session.loop) { return }
+                if let value = unsafe value, unsafe byteCount > maximumBytes || !Self.canSay(value, loop) { return }
                 if let value = unsafe value, byteCount > SessionHandler.maximumBytesAtOnce {
                     var tail = ByteBuffer()
                     MWDBReply.writeGetTrailer(id: id, to: &tail)
@@ -314,7 +316,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
                     return isAnswered = true
                 }
                 unsafe session.send(.binary, payloadBytes: byteCount) { bytes in
-                    if let value = unsafe value { unsafe session.loop.copy(value, to: bytes) }
+                    if let value = unsafe value { unsafe loop.copy(value, to: bytes) }
                     unsafe MWDBReply.writeGetTrailer(id: id, behind: value?.count ?? 0, in: bytes)
                 }
                 isAnswered = true
@@ -324,7 +326,9 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
         return isAnswered
     }
 
+    @inline(__always)
     private static func canSay(_ value: UnsafeRawBufferPointer, _ loop: SessionLoop) -> Bool {
+        guard value.count > ProcessorTurns.bytesPerLook else { return unsafe MWDBReply.canSay(value) }
         var canSay = true
         loop.inParts(value.count) { part in
             canSay = unsafe canSay && MWDBReply.canSay(UnsafeRawBufferPointer(rebasing: value[part]))

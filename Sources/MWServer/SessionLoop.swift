@@ -356,15 +356,10 @@ package final class SessionLoop: TLSTurns {
     @inline(__always)
     func passedEntry(of bytes: Int) { self.worked(bytes + Self.bytesPerEntry) }
 
-    /// Calls `body` with one part after the other of `byteCount` bytes that are to be copied, or looked through; what is small is one part.
-    @inline(__always)
-    func inParts(_ byteCount: Int, _ body: (Range<Int>) -> Void) {
-        guard byteCount > ProcessorTurns.bytesPerLook else { return body(0..<byteCount) }
-        self.inSeveralParts(byteCount, body)
-    }
-
+    /// Calls `body` with one part after the other of `byteCount` bytes that are to be copied, or looked through. What is small is one part, and
+    /// better done without this.
     @inline(never)
-    private func inSeveralParts(_ byteCount: Int, _ body: (Range<Int>) -> Void) {
+    func inParts(_ byteCount: Int, _ body: (Range<Int>) -> Void) {
         for start in stride(from: 0, to: byteCount, by: ProcessorTurns.bytesPerLook) {
             let end = min(start + ProcessorTurns.bytesPerLook, byteCount)
             body(start..<end)
@@ -375,6 +370,7 @@ package final class SessionLoop: TLSTurns {
     /// Copies `source` to the beginning of `destination`, in parts.
     @inline(__always)
     func copy(_ source: UnsafeRawBufferPointer, to destination: UnsafeMutableRawBufferPointer) {
+        guard source.count > ProcessorTurns.bytesPerLook else { return unsafe destination.copyMemory(from: source) }
         self.inParts(source.count) { part in
             unsafe UnsafeMutableRawBufferPointer(rebasing: destination[part]).copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: source[part]))

@@ -20,12 +20,12 @@ extension TLSHandler {
     }
 
     /// What is encrypted in one turn. Default 240 KiB, which takes 0.1 ms: 15 whole records, whose ciphertext fits a buffer of the pool.
-    package static let turnBytes = 15 * TLSSession.maximumRecordPlaintextBytes
+    @inlinable package static var turnBytes: Int { 15 * TLSSession.maximumRecordPlaintextBytes }
     /// Between two looks at the clock: 80 KiB, whole records that take 25 us.
     static let partBytes = turnBytes / 3
     /// Up to this size everything leaves at once. Default 1.2 MiB, half a millisecond, so that a value of 1 MiB does: turns cost it a quarter
     /// more, in system calls; one of 16 MiB they cost less than its ciphertext would, in memory that the system has to find.
-    package static let maximumBytesAtOnce = 5 * turnBytes
+    @inlinable package static var maximumBytesAtOnce: Int { 5 * turnBytes }
 
     /// Bytes that were flushed and that the channel does not know of yet.
     package var pendingPlaintextBytes: Int { pending.flushedByteCount }

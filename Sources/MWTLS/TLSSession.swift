@@ -49,7 +49,7 @@ package import NIOCore
     private var plaintextBytesRead: UInt64 = 0
 
     /// RFC 8446 §5.1: the longest plaintext of a record.
-    package static let maximumRecordPlaintextBytes = 16 * 1024
+    @inlinable package static var maximumRecordPlaintextBytes: Int { 16 * 1024 }
     /// What a record adds at most: header 5, explicit nonce 8 (1.2) or content type 1 (1.3), tag 16.
     private static let maximumRecordOverheadBytes = 32
     private static let maximumRecordCiphertextBytes = maximumRecordPlaintextBytes + 256

@@ -280,6 +280,7 @@ private struct NativePageWriter {
     mutating func write(_ range: KeyRange, from snapshot: StorageSnapshot, to buffer: inout ByteBuffer) throws(StorageError) {
         buffer.writeNativeField(1, snapshot.revision.native)
         guard !range.isEmpty else { return }
+        let loop = self.loop
         var (bytes, bytesSeen) = (0, 0)
         var hasMore = false
         try unsafe snapshot.scan(range, self.direction) { key, stored in
@@ -288,12 +289,12 @@ private struct NativePageWriter {
                 return false
             }
             unsafe buffer.writeNativeEntry(
-                2, key: key, value: stored.bytes, stored.revision, stored.lease, isWithoutValue: self.isKeysOnly, on: self.loop)
+                2, key: key, value: stored.bytes, stored.revision, stored.lease, isWithoutValue: self.isKeysOnly, on: loop)
             self.count += 1
             unsafe bytes += key.count + (self.isKeysOnly ? 0 : stored.bytes.count)
             let entryBytes = unsafe key.count + stored.bytes.count
             bytesSeen += entryBytes
-            self.loop.passedEntry(of: entryBytes)
+            loop.passedEntry(of: entryBytes)
             return true
         }
         if hasMore { buffer.writeNativeTruth(3) }
