@@ -24,8 +24,8 @@ extension StorageEngineFactory {
 /// RocksDB's own log and memory are not used: its log holds history a second time, and each change of a key that is put often would be
 /// sorted, written out and merged away. Here a put is one copy in the log and one in memory, and only what a key came to reaches a table.
 final class RocksDBEngine: StorageEngine, @unchecked Sendable {
-    // Safety: `log`, `prepared`, and adding to the first pending table, belong to who holds `writing`; the rest is immutable or guarded as it
-    // says.
+    // Safety: `log` but for its spare segment, `prepared`, and adding to the first pending table, belong to who holds `writing`; the rest is
+    // immutable or guarded as it says.
     static let name = "rocksdb"
     private let database: RocksDBDatabase
     private let writer: TableWriter
@@ -101,7 +101,9 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
         }
         let number = log.current.number
         state = Mutex(
-            State(tables: [PendingTable(number: number)], history: HistoryView(log, tablesEnd: tablesEnd), drained: number - 1))
+            State(
+                tables: [PendingTable(number: number)], history: HistoryView(log, tablesEnd: tablesEnd), drained: number - 1,
+                nextSegment: log.spare.isThere ? number + 1 : nil))
         do throws(StorageError) {
             thread = try WorkerThread(name: "mw-drain") { self.drainTables() }
         } catch {
@@ -239,9 +241,12 @@ final class RocksDBEngine: StorageEngine, @unchecked Sendable {
 
     private func drainTables() {
         while let work = nextWork() {
-            guard case .drain(let table) = work else {
-                if case .prepareSegment(let number) = work { log.spare.prepare(number) }
+            let table: PendingTable
+            switch work {
+            case .prepareSegment(let number):
+                log.spare.prepare(number)
                 continue
+            case .drain(let full): table = full
             }
             do throws(StorageError) {
                 try writer.requireSound()

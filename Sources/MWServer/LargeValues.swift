@@ -14,13 +14,13 @@ extension SessionHandler {
     func sendLarge(_ head: ByteBuffer, _ value: UnsafeRawBufferPointer, _ tail: ByteBuffer) {
         let payloadBytes = head.readableBytes + value.count + tail.readableBytes
         let frameHeaderBytes = WebSocketStateMachine.messageBytes(payloadBytes: payloadBytes) - payloadBytes
-        // A turn's worth with what is in front of it: so each piece is whole records.
+        // A turn's worth with what is in front of it: so each piece is whole records, where nothing else waits to leave.
         let firstBytes = min(max(0, TLSHandler.turnBytes - frameHeaderBytes - head.readableBytes), value.count)
         var pieces: [ByteBuffer] = []
         for start in stride(from: firstBytes, to: value.count, by: TLSHandler.turnBytes) {
             let part = unsafe UnsafeRawBufferPointer(rebasing: value[start..<min(start + TLSHandler.turnBytes, value.count)])
             var piece = self.loop.buffers.takeOutbound()
-            piece.reserveCapacity(part.count + tail.readableBytes)
+            piece.reserveCapacity(part.count)
             unsafe piece.writeBytes(part)
             pieces.append(piece)
             self.loop.worked(part.count)

@@ -347,6 +347,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
                 var failure: GetFailure?
                 unsafe keys.forEach { key in
                     guard failure == nil else { return }
+                    let keyStart = buffer.writerIndex
                     do throws(StorageError) {
                         try unsafe storage.read(key) { stored in
                             do throws(ProtocolError) {
@@ -359,6 +360,7 @@ final class MWDBSession: SessionDelegate, PendingRequestOwner {
                         failure = .storage(error)
                     }
                     keysRead += 1
+                    session.loop.passedEntry(of: buffer.writerIndex - keyStart)
                     if buffer.writerIndex - start > maximumBytes { failure = .tooBig(maximumBytes) }
                 }
                 if let failure { throw failure }

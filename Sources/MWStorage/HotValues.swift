@@ -78,7 +78,7 @@ final class HotValues: @unchecked Sendable {
     /// A write that is under way, and where its key is meanwhile.
     @safe
     struct Write: @unchecked Sendable {
-        // Safety: what it points to is touched under the shard's lock only.
+        // Safety: what it points to is touched under the shard's lock only; `prefetch()` needs its address.
         fileprivate let hash: Int
         // It stays where it is until its last write has ended.
         fileprivate let entry: UnsafeMutablePointer<HotEntry>

@@ -216,7 +216,7 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
         while let change = unsafe reader.next() { unsafe body(change) }
     }
 
-    /// Calls `body` with each operation, and with its bytes, which lie one behind the other.
+    /// The same of all operations, with the bytes of each, which lie one behind the other.
     package borrowing func forEachOperation(_ body: (EngineChange, UnsafeRawBufferPointer) -> Void) {
         let start = unsafe base + WriteBatch.headerBytes
         var reader = unsafe OperationReader(bytes: UnsafeRawBufferPointer(start: start, count: byteCount - WriteBatch.headerBytes))

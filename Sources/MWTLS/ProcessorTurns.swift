@@ -8,7 +8,8 @@ package import NIOCore
 /// share a processor: with scans on the other one the 99th percentile was 0.8 ms and is 0.2, as it is alone; with gets of 16 MiB 3.7 and 0.4.
 ///
 /// Linux 6.17 and later count what is left of the slice as used then: where others are never done, who always gave way would get much less
-/// than the share that its thread has. So a step that has waited for too long takes that share.
+/// than the share that its thread has. So a turn is as long as the others' was, up to a limit, and a step that has waited for too long takes
+/// its share.
 package struct ProcessorTurns {
     /// Default 40 us: beyond, giving way costs less than a twentieth of a turn.
     package static let length = TimeAmount.microseconds(40)
@@ -18,6 +19,10 @@ package struct ProcessorTurns {
     package static let patience = TimeAmount.milliseconds(10)
     /// Bytes to be copied or encrypted between two looks at the clock. Default 64 KiB: 5 to 20 us, and what is not more costs no look.
     @inlinable package static var bytesPerLook: Int { 64 << 10 }
+
+    /// Of a turn behind others that were long, each of which counts as much as this one then. Default 1 ms: beside others that are never done
+    /// it gets a share, and who waits for it no more than half of a time slice.
+    package static let maximumLength = TimeAmount.milliseconds(1)
 
     private let now: () -> NIODeadline
     private let giveWay: () -> Void
@@ -42,8 +47,8 @@ package struct ProcessorTurns {
         let end = now()
         guard end >= endsAt, end < patientUntil else { return }
         giveWay()
-        // However long they took.
-        endsAt = now() + Self.length
+        let back = now()
+        endsAt = back + max(Self.length, min(back - end, Self.maximumLength))
     }
 
     /// The same, for parts that are small: after each, how many bytes can be copied in the time that it took.

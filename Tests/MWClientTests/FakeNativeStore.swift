@@ -106,12 +106,13 @@ final class FakeNativeStore: Sendable {
         switch kind {
         case .openSession:
             state.sessions += 1
-            var opened = NativeSessionOpened()
-            opened.session = ByteBuffer(repeating: state.sessions, count: 16)
-            opened.timeToLiveMilliseconds = 60_000
-            opened.maximumOutcomes = 8
-            state.outcomes[opened.session] = [:]
-            return opened
+            let session = ByteBuffer(repeating: state.sessions, count: 16)
+            state.outcomes[session] = [:]
+            return Self.opened(session)
+        case .resumeSession:
+            let session = try NativeResumeSession(frame.fields).session
+            guard state.outcomes[session] != nil else { throw NativeFailure(.sessionUnknown, "gone") }
+            return Self.opened(session)
         case .get: return try Self.get(NativeGet(frame.fields), &state)
         case .scan: return try Self.scan(NativeScan(frame.fields), &state)
         case .put:
@@ -149,9 +150,17 @@ final class FakeNativeStore: Sendable {
             let id = try NativeEndWatch(frame.fields).watch
             state.watchers.removeAll { $0.connection === connection && Int64($0.id.rawValue) == id }
             return NativeDone()
-        case .closeSession, .resumeSession: return NativeDone()
+        case .closeSession: return NativeDone()
         default: throw NativeFailure(.unknownRequest, "\(kind)")
         }
+    }
+
+    private static func opened(_ session: ByteBuffer) -> NativeSessionOpened {
+        var opened = NativeSessionOpened()
+        opened.session = session
+        opened.timeToLiveMilliseconds = 60_000
+        opened.maximumOutcomes = 8
+        return opened
     }
 
     private func lease(_ id: Int64) -> NativeLease {

@@ -29,7 +29,7 @@ import Testing
     }
 
     /// A copy as a kill at some moment would leave it, of an engine that goes on; false if its files changed too often meanwhile.
-    private static func copyWhileOpen(_ source: String, to target: String) throws -> Bool {
+    static func copyWhileOpen(_ source: String, to target: String) throws -> Bool {
         func changing() throws -> [String: [UInt8]] {
             var files: [String: [UInt8]] = [:]
             for name in try FileDescriptor.names(in: source)
@@ -336,11 +336,19 @@ import Testing
             #expect(String(decoding: state, as: UTF8.self).contains("drained 1\n"))
             // As before the drain was done, and with a next segment that has its name only.
             unsafe unlink(directory + "/between/commits.state")
-            for length in [LogFormat.segmentHeaderBytes, 9, 0] {
+            let earlier = try #require(try FileDescriptor.contents(of: path + "/" + LogFormat.segmentName(1), atMost: 1 << 20))
+            // The first has, behind its header, what its file held before: a whole segment under another mark.
+            let headerBytes = LogFormat.segmentHeaderBytes
+            for (length, behind) in [(headerBytes, Array(earlier[headerBytes...])), (headerBytes, []), (9, []), (0, [])] {
                 let name = LogFormat.segmentName(2)
                 try Self.copy(directory + "/between", to: directory + "/copy")
                 let next = try #require(try FileDescriptor.contents(of: directory + "/copy/" + name, atMost: 1000))
-                try FileDescriptor.replace(directory + "/copy/" + name, with: Array(next.prefix(length)))
+                try FileDescriptor.replace(directory + "/copy/" + name, with: Array(next.prefix(length)) + behind)
+                // Or before the one before was closed.
+                if !behind.isEmpty {
+                    let end = earlier.suffix(LogFormat.trailerBytes).prefix(8).reduce(0) { $0 << 8 | Int($1) }
+                    try FileDescriptor.replace(directory + "/copy/" + LogFormat.segmentName(1), with: Array(earlier[..<end]))
+                }
                 for _ in 0..<3 {
                     let again = try RocksDBEngine(directory: directory + "/copy", options: EngineOptions())
                     #expect(try again.value("a") == [49])

@@ -24,7 +24,6 @@ import Testing
 
     @Test func `Others come when a turn is over, not before, and then after each turn`() {
         let others = Others()
-        others.length = .milliseconds(1)
         var turns = others.turns()
         func partEnded(at time: NIODeadline) -> Int {
             others.now = time
@@ -33,10 +32,16 @@ import Testing
         }
         let end = others.now + ProcessorTurns.length
         #expect(partEnded(at: others.now) == 0 && partEnded(at: end - .nanoseconds(1)) == 0 && partEnded(at: end) == 1)
-        // However long they took.
-        let back = others.now
-        #expect(back == end + .milliseconds(1))
-        #expect(partEnded(at: back + ProcessorTurns.length - .nanoseconds(1)) == 1 && partEnded(at: back + ProcessorTurns.length) == 2)
+        var runs = 1
+        // As long as theirs was, within limits.
+        let limits = (ProcessorTurns.length, ProcessorTurns.maximumLength)
+        for (theirs, ours) in [(.milliseconds(100), limits.0), (.zero, limits.1), (.microseconds(300), limits.0), (.zero, .microseconds(300))] {
+            let back = others.now
+            others.length = theirs
+            #expect(back == others.now && partEnded(at: back + ours - .nanoseconds(1)) == runs)
+            runs += 1
+            #expect(partEnded(at: back + ours) == runs)
+        }
     }
 
     @Test func `A step that has waited for too long gives way no more, whoever kept it waiting`() {

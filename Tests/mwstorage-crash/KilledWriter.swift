@@ -14,6 +14,8 @@ enum KilledWriter {
         var options = StorageOptions(durability: durability)
         // Small enough that kills also hit flushes and compactions.
         options.engine.writeBufferBytes = 64 << 10
+        // And files of the log that are written over.
+        options.limits.maximumHistoryBytes = 64 << 10
         let storage = try Storage.open(directory: directory, engine: factory, options: options)
         report("ready")
         let threads = try (0..<2 as Range<UInt64>).map { lane in

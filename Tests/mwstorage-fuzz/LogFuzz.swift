@@ -32,9 +32,9 @@ enum LogFuzz {
     private static func read(_ files: [String: [UInt8]], endIsTrue: Bool = true) -> Result<LogContents, StorageError> {
         write(files)
         do throws(StorageError) {
-            let contents = try LogContents(recovering: directory)
+            let contents = try LogContents(consuming: directory)
             do throws(StorageError) {
-                let again = try LogContents(recovering: directory)
+                let again = try LogContents(consuming: directory)
                 precondition(again.pending.isEmpty, "what the tables took is still pending")
                 precondition(!endIsTrue || again.history.elementsEqual(contents.history) { $0 == $1 }, "history is not what it was")
             } catch {

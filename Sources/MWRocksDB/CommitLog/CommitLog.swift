@@ -32,6 +32,7 @@ final class CommitLog {
 
     /// Zeros that are written ahead of frames where the file ends: a sync of what lies in them takes half the time.
     private static let aheadBytes = 256 << 10
+    private static let pageBytes = 4096
     /// Frames that are longer do not need that.
     private static let longFrameBytes = 64 << 10
     /// Bytes that nobody has synced before the disk begins with them.
@@ -107,7 +108,9 @@ final class CommitLog {
 
     private func write(syncs: Bool) throws(StorageError) {
         let end = position + buffer.byteCount
-        try buffer.write(to: current.file, current.path, at: position, wholePages: end <= allocated)
+        // A part of a page that is not in memory would have to be read before it is written.
+        let pageEnd = (end + CommitLog.pageBytes - 1) & ~(CommitLog.pageBytes - 1)
+        try buffer.write(to: current.file, current.path, at: position, zeros: max(0, min(pageEnd, allocated) - end))
         if syncs, end > allocated, buffer.byteCount <= CommitLog.longFrameBytes { writeZeros(from: end) }
     }
 
@@ -123,6 +126,7 @@ final class CommitLog {
 
     private func fail(_ error: StorageError) -> StorageError {
         hasFailed = true
+        spare.discard()
         return error
     }
 
@@ -166,7 +170,8 @@ final class CommitLog {
 
     /// Removes the files of forgotten segments; of one that nobody else has any more, the file may be written over.
     func removeForgotten() {
-        while var segment = forgottenSegments.popLast() {
+        while !forgottenSegments.isEmpty {
+            var segment = forgottenSegments.removeFirst()
             if !spare.keep(&segment) { unsafe unlink(segment.path) }
         }
     }

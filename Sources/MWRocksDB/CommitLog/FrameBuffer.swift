@@ -33,9 +33,8 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
     private static let initialBytes = 64 << 10
     /// What is shorter is copied: a piece of its own costs more.
     private static let minimumBorrowedBytes = 2 << 10
-    private static let pageBytes = 4096
-    /// A tag and two lengths of at most five bytes.
-    private static let operationOverheadBytes = 11
+    /// A tag and a length of at most five bytes.
+    private static let removalOverheadBytes = 6
 
     init() {
         capacity = FrameBuffer.initialBytes
@@ -94,7 +93,7 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
 
     /// Appends the removal of a key.
     mutating func append(removalOf key: UnsafeRawBufferPointer) {
-        prepareOwn(FrameBuffer.operationOverheadBytes + key.count)
+        prepareOwn(FrameBuffer.removalOverheadBytes + key.count)
         unsafe base.storeBytes(of: LogFormat.removeTag, toByteOffset: ownCount, as: UInt8.self)
         addOwn(1)
         var rest = UInt32(key.count)
@@ -116,20 +115,22 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
 
     // MARK: Writing
 
-    /// Writes all frames.
-    ///
-    /// - Parameter wholePages: With zeros to the end of the page that they end in: a part of a page that is not in memory would have to be
-    ///   read before it is written.
-    mutating func write(to file: FileDescriptor, _ path: String, at position: Int, wholePages: Bool = false) throws(StorageError) {
-        let written = byteCount
-        if wholePages { appendZeros(-(position + byteCount) & (FrameBuffer.pageBytes - 1)) }
-        var vectors: [iovec] = unsafe pieces.map { piece in
-            let bytes = unsafe bytes(of: piece)
-            return unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+    /// Writes all frames, and so many zeros behind them, at most 4096.
+    borrowing func write(to file: FileDescriptor, _ path: String, at position: Int, zeros: Int = 0) throws(StorageError) {
+        var vectors: [iovec] = unsafe []
+        unsafe vectors.reserveCapacity(pieces.count + 1)
+        for piece in pieces { unsafe vectors.append(FrameBuffer.vector(of: bytes(of: piece))) }
+        try unsafe FrameBuffer.zeros.span.bytes.withUnsafeBytes { (page) throws(StorageError) in
+            if zeros > 0 { unsafe vectors.append(FrameBuffer.vector(of: UnsafeRawBufferPointer(rebasing: page[..<zeros]))) }
+            unsafe try file.write(&vectors, at: position, subject: path)
         }
-        unsafe try file.write(&vectors, at: position, subject: path)
-        byteCount = written
     }
+
+    private static func vector(of bytes: UnsafeRawBufferPointer) -> iovec {
+        unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+    }
+
+    private static let zeros = [UInt8](repeating: 0, count: 4096)
 
     // MARK: Pieces
 

@@ -1,14 +1,14 @@
 package import MWStorage
 
-/// All that a log says: read as on opening, without the tables beside it. `scripts/fuzz log` asks.
+/// All that a log says, of which there are no tables: for `scripts/fuzz log`. Not of a store's: it would lose what is not in its tables.
 package struct LogContents: Sendable {
     /// What the tables do not have: keys with their keyspace, each in its newest version, nil for a removal.
     package private(set) var pending: [[UInt8]: [UInt8]?] = [:]
     /// Revisions and their records, in order.
     package private(set) var history: [(revision: UInt64, record: [UInt8])] = []
 
-    /// Reads the log in `directory`, and leaves it as one that was opened and closed: nothing is pending then.
-    package init(recovering directory: String) throws(StorageError) {
+    /// Reads the log in `directory` as on opening, and marks all of it as drained.
+    package init(consuming directory: String) throws(StorageError) {
         var pending: [[UInt8]: [UInt8]?] = [:]
         var recovery = try LogRecovery(directory: directory)
         let log = try recovery.run { (table) throws(StorageError) in

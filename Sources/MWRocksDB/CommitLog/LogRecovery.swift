@@ -66,6 +66,8 @@ struct LogRecovery {
             try LogState(drained: number - 1, forgotten: forgotten).write(in: directory)
         }
         let log = try CommitLog(directory: directory, segments: segments, spare: spare, forgotten: forgotten)
+        // Nobody else has those that go, then.
+        segments = []
         log.forgetSegments(drained: number - 1)
         log.removeForgotten()
         return log

@@ -11,7 +11,7 @@ final class LogSegment: Sendable {
     let mark: UInt64
     /// It begins as a segment does: not so one whose making was interrupted.
     let hasHeader: Bool
-    /// When it was opened there was a frame behind its header, be it torn; or there was more than a header, which is not one.
+    /// When it was opened its first frame had begun to be there, or what should be its header was none, and had something behind it.
     let hasFrames: Bool
     private let contents: Mutex<Contents>
 

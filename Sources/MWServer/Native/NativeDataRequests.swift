@@ -204,10 +204,12 @@ struct NativeValuesWriter {
             var bytesRead = 0
             try unsafe self.forEachKey { (key) throws(StorageError) in
                 guard !self.isTooBig else { return }
+                let keyStart = buffer.writerIndex
                 try unsafe reader.read(key) { stored in
                     unsafe bytesRead += stored?.bytes.count ?? 0
                     buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues, on: self.loop)
                 }
+                self.loop.passedEntry(of: buffer.writerIndex - keyStart)
                 self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
             }
         }
@@ -219,10 +221,12 @@ struct NativeValuesWriter {
         var bytesRead = 0
         try unsafe self.forEachKey { (key) throws(StorageError) in
             guard !self.isTooBig else { return }
+            let keyStart = buffer.writerIndex
             try unsafe snapshot.read(key) { stored in
                 unsafe bytesRead += stored?.bytes.count ?? 0
                 buffer.writeNativeEntry(Self.entriesTag, stored, isWithoutValue: self.isWithoutValues, on: self.loop)
             }
+            self.loop.passedEntry(of: buffer.writerIndex - keyStart)
             self.isTooBig = self.isTooBig(buffer.writerIndex - start, bytesRead)
         }
         buffer.writeNativeField(Self.revisionTag, snapshot.revision.native)

@@ -135,6 +135,7 @@ private struct NativeValueReply {
         _ = unsafe head.writeWithUnsafeMutableBytes(minimumWritableBytes: headBytes) { bytes in
             var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: bytes[..<headBytes]))
             self.writeHead(&cursor)
+            precondition(cursor.isAtEnd, "an answer is as long as was said")
             return headBytes
         }
         tail.writeNativeField(Self.revisionTag, self.revision.native)

@@ -44,20 +44,26 @@ struct ServiceManager: Sendable {
     func stopping() { send(["STOPPING=1", "STATUS=draining"]) }
 
     /// It lives; to be said well within ``watchdogInterval``.
-    func watchdog() { send(["WATCHDOG=1"]) }
+    func watchdog() { send(["WATCHDOG=1"], waits: false) }
+
+    /// How long what changes may wait for a manager that does not read; how it is goes on without.
+    private static let patience = timeval(tv_sec: 1, tv_usec: 0)
 
     /// One datagram. That nobody hears it must not keep a server from serving.
-    private func send(_ assignments: [String]) {
+    private func send(_ assignments: [String], waits: Bool = true) {
         guard let socketPath else { return }
         let bytes = Array(assignments.joined(separator: "\n").utf8)
         let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return }
         defer { close(descriptor) }
+        var patience = Self.patience
+        _ = unsafe setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
+        let flags = Int32(MSG_NOSIGNAL) | (waits ? 0 : Int32(MSG_DONTWAIT))
         guard var address = Self.address(socketPath) else { return }
         let length = socklen_t(MemoryLayout<sa_family_t>.size + socketPath.utf8.count)
         _ = unsafe withUnsafePointer(to: &address) { pointer in
             unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { destination in
-                unsafe sendto(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL), destination, length)
+                unsafe sendto(descriptor, bytes, bytes.count, flags, destination, length)
             }
         }
     }
