@@ -24,18 +24,21 @@ import Testing
 
     @Test func `Others come when a turn is over, not before, and then after each turn`() {
         let others = Others()
-        var turns = others.turns()
+        var processorTurns = others.turns()
         func partEnded(at time: NIODeadline) -> Int {
             others.now = time
-            turns.partEnded()
+            processorTurns.partEnded()
             return others.runs
         }
         let end = others.now + ProcessorTurns.length
         #expect(partEnded(at: others.now) == 0 && partEnded(at: end - .nanoseconds(1)) == 0 && partEnded(at: end) == 1)
         var runs = 1
         // As long as theirs was, within limits.
-        let limits = (ProcessorTurns.length, ProcessorTurns.maximumLength)
-        for (theirs, ours) in [(.milliseconds(100), limits.0), (.zero, limits.1), (.microseconds(300), limits.0), (.zero, .microseconds(300))] {
+        let turns: [(theirs: TimeAmount, ours: TimeAmount)] = [
+            (.milliseconds(100), ProcessorTurns.length), (.zero, ProcessorTurns.maximumLength),
+            (.microseconds(300), ProcessorTurns.length), (.zero, .microseconds(300)),
+        ]
+        for (theirs, ours) in turns {
             let back = others.now
             others.length = theirs
             #expect(back == others.now && partEnded(at: back + ours - .nanoseconds(1)) == runs)
