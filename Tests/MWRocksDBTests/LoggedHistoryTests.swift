@@ -100,7 +100,9 @@ import Testing
 
     enum Use: CaseIterable { case none, bySnapshot, byLink }
 
-    @Test("the file of a segment that nobody needs is written over, but not while a snapshot reads it, or it has a link", arguments: Use.allCases)
+    @Test(
+        "the file of a segment that nobody needs is written over, but not while a snapshot reads it, or it has a link",
+        arguments: Use.allCases)
     func writtenOver(use: Use) async throws {
         try await withTemporaryDirectory { directory in
             let path = directory + "/engine"
