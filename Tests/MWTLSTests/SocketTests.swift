@@ -1,7 +1,9 @@
+import Glibc
 import MWPKI
 import MWTLS
 import NIOCore
 import NIOPosix
+import Synchronization
 import TestCertificates
 import Testing
 
@@ -113,36 +115,45 @@ import Testing
     @Test("what goes straight into the socket, and what the socket does not take at once, arrives in the order of writing")
     func order() async throws {
         // Two loops: the socket has room again while the channel of the one that writes, which does nothing else, still holds something.
-        let (loop, clientLoop) = (MultiThreadedEventLoopGroup.singleton.next(), MultiThreadedEventLoopGroup.singleton.next())
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
+        let (loop, clientLoop) = (group.next(), group.next())
         let pair = try TestAuthority().materialPair()
         let context = try TLSContext(server: pair.server, policy: TLSPolicy())
-        let queued = loop.makePromise(of: Int.self)
+        let exchange = NumberedPieces()
         let server = try await ServerBootstrap(group: loop).childChannelInitializer { channel in
             channel.eventLoop.makeCompletedFuture {
                 let (tls, counter) = (TLSHandler(context: context), WriteCounter())
-                try channel.pipeline.syncOperations.addHandlers([counter, tls, CountingTail(tls, counter, queued)])
+                try channel.pipeline.syncOperations.addHandlers([counter, tls, CountingTail(tls, counter, exchange)])
             }
         }.bind(host: "127.0.0.1", port: 0).get()
         let client = try TLSContext(client: pair.client, verification: .name(.ip("127.0.0.1")), policy: TLSPolicy())
         let received = clientLoop.makePromise(of: [UInt32].self)
         let channel = try await ClientBootstrap(group: clientLoop).channelInitializer { channel in
             channel.eventLoop.makeCompletedFuture {
-                try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: client), NumberTail(received)])
+                try channel.pipeline.syncOperations.addHandlers([TLSHandler(context: client), NumberTail(exchange, received)])
             }
         }.connect(to: try #require(server.localAddress)).get()
         let numbers = try await received.futureResult.get()
-        #expect(numbers == (0..<NumberedPiece.count).map { $0 })
-        #expect(try await queued.futureResult.get() < Int(NumberedPiece.count), "none went straight into the socket")
+        let (direct, count) = (exchange.direct.load(ordering: .relaxed), exchange.count.load(ordering: .relaxed))
+        #expect(numbers == (0..<UInt32(count)).map { $0 } + [NumberedPieces.last])
+        #expect(direct > 0 && direct < count, "straight into the socket")
         try await channel.close()
         try await server.close()
+        try await group.shutdownGracefully()
     }
 }
 
-/// Pieces that ``CountingTail`` writes and ``NumberTail`` reads: a number, and zeros.
-private enum NumberedPiece {
+/// Pieces that ``CountingTail`` writes and ``NumberTail`` reads, which begin with their number; and what they tell each other.
+private final class NumberedPieces: Sendable {
     static let bytes = 4 * 1_024
-    /// More than sockets take.
-    static let count: UInt32 = 8_000
+    /// The number of the last one.
+    static let last = UInt32.max
+
+    let count = Atomic(0)
+    let direct = Atomic(0)
+    let readCount = Atomic(0)
+    /// The channel holds some that the socket did not take.
+    let isFull = Atomic(false)
 }
 
 /// Counts what the channel is given.
@@ -157,18 +168,19 @@ private final class WriteCounter: ChannelOutboundHandler {
     }
 }
 
-/// Writes pieces, each with a flush of its own, in one turn of its loop.
+/// Writes pieces, each with a flush of its own, in one turn of its loop: until the socket takes no more; and, when it has room, some more.
 private final class CountingTail: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
 
     private let tls: TLSHandler
     private let counter: WriteCounter
-    private let queued: EventLoopPromise<Int>
+    private let exchange: NumberedPieces
+    private var count = 0
 
-    init(_ tls: TLSHandler, _ counter: WriteCounter, _ queued: EventLoopPromise<Int>) {
+    init(_ tls: TLSHandler, _ counter: WriteCounter, _ exchange: NumberedPieces) {
         self.tls = tls
         self.counter = counter
-        self.queued = queued
+        self.exchange = exchange
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
@@ -176,36 +188,53 @@ private final class CountingTail: ChannelInboundHandler {
         // Not inside the read burst, which would gather them.
         context.eventLoop.assumeIsolated().execute {
             self.counter.count = 0
-            for number in 0..<NumberedPiece.count { self.tls.writeAndFlush(Self.piece(number)) }
-            self.queued.succeed(self.counter.count)
+            while self.counter.count == 0 { self.write() }
+            self.exchange.direct.store(self.count - 1, ordering: .relaxed)
+            self.exchange.isFull.store(true, ordering: .releasing)
+            // When half has been read, there is room for another one.
+            while self.exchange.readCount.load(ordering: .relaxed) < self.count / 2 { sched_yield() }
+            for _ in 0..<64 { self.write() }
+            self.exchange.count.store(self.count, ordering: .relaxed)
+            self.tls.writeAndFlush(Self.piece(NumberedPieces.last))
         }
+    }
+
+    private func write() {
+        self.tls.writeAndFlush(Self.piece(UInt32(self.count)))
+        self.count += 1
     }
 
     private static func piece(_ number: UInt32) -> ByteBuffer {
         var piece = ByteBuffer(integer: number)
-        piece.writeRepeatingByte(0, count: NumberedPiece.bytes - piece.readableBytes)
+        piece.writeRepeatingByte(0, count: NumberedPieces.bytes - piece.readableBytes)
         return piece
     }
 }
 
-/// Reads pieces until there are all.
-private final class NumberTail: ChannelInboundHandler {
+/// Reads pieces, once the other side's socket has taken no more.
+private final class NumberTail: ChannelDuplexHandler {
     typealias InboundIn = ByteBuffer
+    typealias OutboundIn = Never
 
+    private let exchange: NumberedPieces
     private let received: EventLoopPromise<[UInt32]>
     private var bytes = ByteBuffer()
     private var numbers: [UInt32] = []
 
-    init(_ received: EventLoopPromise<[UInt32]>) { self.received = received }
+    init(_ exchange: NumberedPieces, _ received: EventLoopPromise<[UInt32]>) {
+        self.exchange = exchange
+        self.received = received
+    }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var data = self.unwrapInboundIn(data)
         self.bytes.writeBuffer(&data)
-        while var piece = self.bytes.readSlice(length: NumberedPiece.bytes) {
+        while var piece = self.bytes.readSlice(length: NumberedPieces.bytes) {
             if let number = piece.readInteger(as: UInt32.self) { self.numbers.append(number) }
         }
-        if self.numbers.count == NumberedPiece.count { self.received.succeed(self.numbers) }
-        self.bytes.discardReadBytes()
+        self.exchange.readCount.store(self.numbers.count, ordering: .relaxed)
+        if self.numbers.last == NumberedPieces.last { return self.received.succeed(self.numbers) }
+        while !self.exchange.isFull.load(ordering: .acquiring) { sched_yield() }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { self.received.fail(error) }
