@@ -78,19 +78,6 @@ struct ServiceManagerTests {
         #expect(await status == 0)
     }
 
-    @Test("a manager that does not read keeps it from nothing")
-    func deafManager() async throws {
-        let directory = try TestStore.make()
-        let socket = try NotifySocket(directory.file("notify"))
-        let server = try await ServerProcess(
-            directory: directory, environment: ["NOTIFY_SOCKET": directory.file("notify"), "WATCHDOG_USEC": "1000"])
-        // It fills what the system keeps for a reader.
-        _ = await socket.next("WATCHDOG")
-        server.send(SIGHUP)
-        #expect(await server.terminate() == 0)
-        #expect(await socket.next()["WATCHDOG"] == "1")
-    }
-
     @Test("an address in the abstract namespace is spoken to; one that is nothing is not minded")
     func addresses() async throws {
         let name = "@mwstorage-test-\(UUID().uuidString)"
