@@ -143,11 +143,12 @@ public final class StorageServer: Service, Sendable {
         await running.sessions.stop(
             restarting ? .restart : .stop, code: restarting ? codes.restart : codes.stop,
             reason: restarting ? "the server restarts" : "the server stops", within: max(.zero, ContinuousClock.now.duration(to: deadline)))
+        // Before the event loops end: nobody is to ask them then whether they live.
+        self.state.withLock { $0 = .stopped }
         await Self.close(running.sessions, running.storage, running.observations)
         await running.monitoring?.stop()
         running.audit.record(.serverStopped)
         await running.audit.close()
-        self.state.withLock { $0 = .stopped }
         self.logger.info("stopped")
     }
 

@@ -78,6 +78,17 @@ struct ServiceManagerTests {
         #expect(await status == 0)
     }
 
+    @Test("it ends though its manager reads nothing, and though it asks itself all the time whether it lives")
+    func deafManager() async throws {
+        let directory = try TestStore.make()
+        let socket = try NotifySocket(directory.file("notify"))
+        let server = try await ServerProcess(
+            directory: directory, environment: ["NOTIFY_SOCKET": directory.file("notify"), "WATCHDOG_USEC": "1000"])
+        // It fills what the system keeps for a reader.
+        _ = await socket.next("WATCHDOG")
+        #expect(await server.terminate() == 0)
+    }
+
     @Test("an address in the abstract namespace is spoken to; one that is nothing is not minded")
     func addresses() async throws {
         let name = "@mwstorage-test-\(UUID().uuidString)"

@@ -120,9 +120,11 @@ extension SessionServer {
     func answers(within timeout: Duration, on loop: any EventLoop) -> EventLoopFuture<Bool> {
         let promise = loop.makePromise(of: Bool.self)
         let late = loop.scheduleTask(in: TimeAmount(timeout)) { promise.succeed(false) }
+        // A loop that ends meanwhile answers nobody.
+        late.futureResult.whenFailure { _ in promise.succeed(false) }
         EventLoopFuture.andAllSucceed(self.onEachLoop { _ in () }, on: loop).whenSuccess {
-            late.cancel()
             promise.succeed(true)
+            late.cancel()
         }
         return promise.futureResult
     }
