@@ -15,7 +15,7 @@ extension PendingTable {
     }
 
     /// Entries that a scan sorts itself; twice as many at most.
-    static let unsortedEntries = 8192
+    static let unsortedEntries = 2048
 
     /// Sorts what has become visible, if it is so much: only the thread that adds calls it.
     func sortVisible(ofAtLeast limit: Int) {
