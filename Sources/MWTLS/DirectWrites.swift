@@ -8,10 +8,10 @@ internal import NIOCore
 
 /// Writes past the channel's own queue, straight into its socket: the way through the queue takes longer than the encryption of a small message.
 ///
-/// Only while the queue holds nothing, so that order is kept; what the socket does not take at once, and whatever is wrong with it, is the
-/// channel's. The channel hands out its socket for each write, and none once it is closed.
+/// Past all that is in front of ``TLSHandler`` as well: nothing that must see what leaves may be there. Only while the queue holds nothing, so
+/// that order is kept; what the socket does not take at once, and whatever is wrong with it, is the channel's. The channel hands out its socket for each write, and none once it is closed.
 struct DirectWrites {
-    /// Default 64 KiB: of more, a socket takes a part, and asking it costs a system call.
+    /// Default 64 KiB: what a get of a small value, or a burst of them, comes to. Of more, the channel's way is a small part.
     static let maximumBytes = 64 * 1024
 
     private var socket: (any NIOTransportAccessibleChannelCore<NIOBSDSocket.Handle>)?

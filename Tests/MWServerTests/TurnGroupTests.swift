@@ -98,16 +98,20 @@ import Testing
         #expect(client.writeCount == sent)
     }
 
-    // As watchers are told of a change: each connection has one watch, and the change is all that there is.
-    @Test func `What many are sent now leaves the first at once, then two, four and eight at a time, and the rest with the turn`() throws {
-        let harness = try SessionHarness()
+    private static func clients(_ count: Int, _ harness: SessionHarness, _ record: Record) throws -> [EncryptedClient] {
         let pair = try TestAuthority().materialPair()
         let contexts = (
             server: try TLSContext(server: pair.server),
             client: try TLSContext(client: pair.client, verification: .name(.dns("localhost")))
         )
+        return try (0..<count).map { try EncryptedClient(harness, contexts, Recorder($0, record)) }
+    }
+
+    // As watchers are told of a change: each connection has one watch, and the change is all that there is.
+    @Test func `What many are sent now leaves the first at once, then two, four and eight at a time, and the rest with the turn`() throws {
+        let harness = try SessionHarness()
         let record = Record()
-        let clients = try (0..<20).map { try EncryptedClient(harness, contexts, Recorder($0, record)) }
+        let clients = try Self.clients(20, harness, record)
         let frames = ByteBuffer(bytes: [0x82, 4] + Array("news".utf8))
         for round in 1...2 {
             record.flushes = []
@@ -128,13 +132,8 @@ import Testing
 
     @Test func `What was written before, and what is written behind, keeps its place beside what leaves in groups`() throws {
         let harness = try SessionHarness()
-        let pair = try TestAuthority().materialPair()
-        let contexts = (
-            server: try TLSContext(server: pair.server),
-            client: try TLSContext(client: pair.client, verification: .name(.dns("localhost")))
-        )
         let record = Record()
-        let clients = try (0..<3).map { try EncryptedClient(harness, contexts, Recorder($0, record)) }
+        let clients = try Self.clients(3, harness, record)
         func frames(_ text: String) -> ByteBuffer { ByteBuffer(bytes: [0x82, UInt8(text.utf8.count)] + Array(text.utf8)) }
         for client in clients {
             client.session.send(frames: frames("a"))
