@@ -288,6 +288,7 @@ package final class SessionLoop: TLSTurns {
     }
 
     private func flushSealed() {
+        guard !self.sealed.isEmpty else { return }
         self.groupSize = min(2 * self.groupSize, Self.maximumGroupSize)
         while let session = self.sealed.popLast() {
             // Before: what is written meanwhile is to be asked for anew.

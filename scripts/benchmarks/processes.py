@@ -16,6 +16,8 @@ STOP_SECONDS = 30
 # A server that uses less of a processor than this, for so long, has nothing left to do.
 SETTLED_SECONDS = 0.15
 SETTLED_SHARE = 0.05
+# A processor that nobody else wants is never away for so long.
+STALL_NS = 500_000
 
 ALL_CPUS = os.sched_getaffinity(0)
 # The server has the first processor, the load the second: alike for ours and the peers.
@@ -131,6 +133,23 @@ def spread_threads(pid, prefix, cpus):
     chosen = [task for task in tasks if (task / "comm").read_text().startswith(prefix)]
     for number, task in enumerate(chosen):
         os.sched_setaffinity(int(task.name), {sorted(cpus)[number % len(cpus)]})
+
+
+def describe_stalls(cpus, seconds=2):
+    """How often, and for how long, a thread that does nothing but look at the clock does not have its processor: others of the machine, or of
+    its host, have it. A p99 of requests that come at a rate of their own is no better than that."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cpus)[0]})
+    gaps, begin = [], time.perf_counter_ns()
+    last, end = begin, begin + int(seconds * 1e9)
+    while last < end:
+        now = time.perf_counter_ns()
+        if now - last > STALL_NS:
+            gaps.append(now - last)
+        last = now
+    os.sched_setaffinity(0, before)
+    return (f"{len(gaps) / seconds:.1f} a second of over {STALL_NS / 1e6:g} ms, the longest {max(gaps, default=0) / 1e6:.1f} ms, "
+            f"{sum(gaps) / (last - begin):.1%} of the time")
 
 
 def settle(pid, limit=60):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from measure import METRICS
+from processes import SERVER_CPU, describe_stalls
 
 VERSION_COMMANDS = {
     "redis": ["redis-server", "--version"], "nginx": ["/usr/sbin/nginx", "-v"], "etcd": ["etcd", "--version"],
@@ -23,7 +24,7 @@ def machine(directory):
         model = platform.machine()
     memory = int(re.search(r"^MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)[1])
     return {"processors": os.cpu_count(), "model": model, "memory_mib": memory // 1024, "kernel": platform.release(),
-            "file_system": said(["stat", "--file-system", "--format=%T", directory])}
+            "file_system": said(["stat", "--file-system", "--format=%T", directory]), "stalls": describe_stalls(SERVER_CPU)}
 
 
 def versions(binary):

@@ -258,6 +258,7 @@ package final class WatchLoop {
                         watcher.owner.deliver(revision, events, in: bytes, to: watcher)
                     }
                     budget -= cost
+                    self.loop.worked(cost)
                     if budget <= 0, round.watchers?.isEmpty == false { return self.pause(round) }
                 }
                 round.messages.removeAll(keeping: Self.maximumIdleMessageBytes)
@@ -383,6 +384,7 @@ package final class WatchLoop {
         let end = self.loop.eventLoop.now + Self.turnTime
         while let watches = self.busy.popFirst() {
             watches.read()
+            self.loop.worked(Self.pageBytes)
             if self.loop.eventLoop.now >= end { break }
         }
         if self.busy.isEmpty { self.forgetPage() } else { self.scheduleTurn(in: Self.pause) }
