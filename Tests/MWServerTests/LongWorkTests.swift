@@ -122,4 +122,28 @@ import Testing
         #expect(try peer.said().contains("1 synced @1"))
         #expect(others.runs >= 3)
     }
+
+    @Test func `Telling many watchers has parts, and so has reading the history for those who are behind`() throws {
+        let harness = try WatchHarness()
+        let peers = try (0..<48).map { _ in try harness.connect() }
+        for peer in peers {
+            try peer.send(NativeWatch(NativeRange("")))
+            _ = try peer.said()
+        }
+        var others = Others(beside: harness.sessions.loop)
+        try harness.put(("k", "v"))
+        for peer in peers {
+            #expect(try peer.said() == ["1 @1 k=v"])
+        }
+        // A watcher counts 4 KiB.
+        #expect(others.runs >= 48 * (4 << 10) / ProcessorTurns.bytesPerLook)
+        for number in 2...9 { try harness.put(("k", String(repeating: "\(number)", count: 60 << 10))) }
+        others = Others(beside: harness.sessions.loop)
+        let late = try harness.connect()
+        try late.send(NativeWatch(NativeRange(""), after: 1, of: harness.storage))
+        harness.run()
+        #expect(try late.said().count { $0.contains(" k=") } == 8)
+        // A page has two of them.
+        #expect(others.runs >= 4)
+    }
 }

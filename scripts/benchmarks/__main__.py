@@ -32,6 +32,8 @@ how to read it
   rows                get, multi-get: values that are in memory. cold: 1 GB at random. large: 64 KiB to 16 MiB. loops: on all processors.
                       beside: gets while something heavy goes on. growth: what keys, connections and watchers cost. watch: from a write
                       until its watchers know. attack and acme have to be named; so have the rows that take minutes, or --growth.
+  stalls              how often the machine takes a processor from who needs it, before the first row: beside gets that come at a rate, 0.5 %
+                      of the time and more is most of their p99, and compilers or other guests of the host are what is measured.
   aim, must           the budget of the row; the verdict is the better one that is reached.
   A reply that is wrong or missing fails its row, and the exit code is 1 then.
 """
