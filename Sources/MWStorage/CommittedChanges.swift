@@ -76,6 +76,7 @@ final class CommittedChanges {
         }
     }
 
+    /// Lent, not copied: it is asked for with each request.
     var requests: [Entry] { _read { yield list.requests } }
 
     /// Adds the request under way, which has made `revision`: what it has touched in `overlay` is in the batch.

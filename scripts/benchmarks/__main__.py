@@ -32,8 +32,8 @@ how to read it
   rows                get, multi-get: values that are in memory. cold: 1 GB at random. large: 64 KiB to 16 MiB. loops: on all processors.
                       beside: gets while something heavy goes on. growth: what keys, connections and watchers cost. watch: from a write
                       until its watchers know. attack and acme have to be named; so have the rows that take minutes, or --growth.
-  stalls              how often the machine takes a processor from who needs it, before the first row: beside gets that come at a rate, 0.5 %
-                      of the time and more is most of their p99, and compilers or other guests of the host are what is measured.
+  stalls              how often the machine takes a processor from who needs it, looked at before the first row. From 0.5 % of the time on they are
+                      most of the p99 of gets that come at a rate. What the kernel does only under a load does not show here.
   aim, must           the budget of the row; the verdict is the better one that is reached.
   A reply that is wrong or missing fails its row, and the exit code is 1 then.
 """

@@ -206,6 +206,7 @@ extension NativeWatches {
         if !isSent { try self.sendEach(of: page, watcher, connection, loop) }
         watcher.machine.historyRead(
             upTo: page.lastRevision.number, isEnd: page.lastRevision == page.storeRevision, leastLive: loop.leastLive)
+        loop.loop.worked(WatchLoop.pageBytes)
     }
 
     /// Up to a change that fits into no message: with that the watch ends.

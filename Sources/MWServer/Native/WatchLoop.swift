@@ -384,7 +384,6 @@ package final class WatchLoop {
         let end = self.loop.eventLoop.now + Self.turnTime
         while let watches = self.busy.popFirst() {
             watches.read()
-            self.loop.worked(Self.pageBytes)
             if self.loop.eventLoop.now >= end { break }
         }
         if self.busy.isEmpty { self.forgetPage() } else { self.scheduleTurn(in: Self.pause) }
