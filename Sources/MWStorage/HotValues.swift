@@ -15,8 +15,8 @@ import Synchronization
 
 /// A bounded cache of values by key, shared by all threads: sharded, each shard under a lock that is held for a copy at most.
 ///
-/// A shard gives up what has not been read since its clock's hand last came by (CLOCK), so that a scan of cold keys does not cost the hot
-/// ones their place.
+/// A shard gives up what has not been read since its clock's hand last came by (CLOCK). For what was only read nothing is given up before it
+/// has missed twice: many keys that are read once cost neither the hot ones their place, nor the reader a copy.
 @safe
 final class HotValues: @unchecked Sendable {
     // Safety: the shards are allocated once and freed in deinit; each is under its lock.
@@ -70,7 +70,7 @@ final class HotValues: @unchecked Sendable {
     func fill(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ ticket: FillTicket) {
         guard let version = ticket.version, value.count <= HotValues.maximumValueBytes else { return }
         unsafe shards[HotValues.shard(of: ticket.hash)].withLock { table in
-            guard table.version == version, table.writesUnderWay == 0 else { return }
+            guard table.version == version, table.writesUnderWay == 0, table.admits(key.count, value.count, ticket.hash) else { return }
             unsafe table.set(key, value, ticket.hash)
         }
     }
@@ -160,12 +160,15 @@ struct HotTable: ~Copyable, @unchecked Sendable {
     private var entriesBeingWritten = 0
     private var hand = 0
     private let capacityBytes: Int
+    /// As many as there are slots, two to four times as many as there are entries.
+    private var misses: RecentMisses
 
     /// A power of two.
     private static let firstSlotCount = 64
 
     init(capacityBytes: Int) {
         self.capacityBytes = capacityBytes
+        self.misses = RecentMisses(count: HotTable.firstSlotCount)
         self.slotCount = HotTable.firstSlotCount
         unsafe self.slots = HotTable.makeSlots(slotCount)
     }
@@ -216,6 +219,11 @@ struct HotTable: ~Copyable, @unchecked Sendable {
     }
 
     // MARK: Changing
+
+    /// Whether a value that was read is to be kept: if there is room, or at its second miss.
+    mutating func admits(_ keyBytes: Int, _ valueBytes: Int, _ hash: Int) -> Bool {
+        byteCount + HotTable.blockBytes(keyBytes, valueBytes) <= capacityBytes || misses.note(hash)
+    }
 
     mutating func set(_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, _ hash: Int) {
         if let entry = unsafe find(key, hash) {
@@ -330,6 +338,7 @@ struct HotTable: ~Copyable, @unchecked Sendable {
     private mutating func grow() {
         let (old, oldCount) = unsafe (slots, slotCount)
         slotCount *= 2
+        misses = RecentMisses(count: slotCount)
         hand = 0
         unsafe slots = HotTable.makeSlots(slotCount)
         for index in 0..<oldCount where unsafe old[index].entry != nil {
@@ -342,9 +351,9 @@ struct HotTable: ~Copyable, @unchecked Sendable {
 
     // MARK: Memory
 
-    /// What an entry takes, its two slots included.
+    /// What an entry takes, with the slots and marks that there are for each.
     private static func blockBytes(_ keyBytes: Int, _ valueBytes: Int) -> Int {
-        unsafe MemoryLayout<HotEntry>.stride + keyBytes + valueBytes + 2 * MemoryLayout<Slot>.stride
+        unsafe MemoryLayout<HotEntry>.stride + keyBytes + valueBytes + 2 * (MemoryLayout<Slot>.stride + RecentMisses.bytesPerMark)
     }
 
     private static func make(_ key: UnsafeRawBufferPointer, room: Int) -> UnsafeMutablePointer<HotEntry> {

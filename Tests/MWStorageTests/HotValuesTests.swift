@@ -245,6 +245,33 @@ import Testing
         #expect(cache.byteCount <= capacity && cache.byteCount > capacity / 2)
     }
 
+    /// As a read does.
+    private func read(_ cache: HotValues, _ key: [UInt8], _ stored: [UInt8]) {
+        if case .miss(let ticket) = look(cache, key) { fill(cache, key, stored, ticket) }
+    }
+
+    @Test func `Once it is full, what is read once takes nobody's place, and what is read again soon is kept`() {
+        let capacity = 64 * 16 * 1024
+        let cache = HotValues(capacityBytes: capacity)
+        let body = [UInt8](repeating: 1, count: 100)
+        read(cache, [0], body)
+        #expect(value(cache, [0]) == body, "there is room")
+        let known = (0..<10_000).map { Array("known \($0)".utf8) }
+        for key in known { put(cache, key, body) }
+        let kept = known.filter { value(cache, $0) != nil }
+        #expect(kept.count > 4_000 && cache.byteCount > capacity * 9 / 10)
+        for number in 0..<20_000 { read(cache, Array("once \(number)".utf8), body) }
+        // Two keys may be taken for one, which is rare.
+        #expect(kept.filter { value(cache, $0) == nil }.count < 20)
+
+        let hot = (0..<200).map { Array("hot \($0)".utf8) }
+        for key in hot { read(cache, key, body) }
+        #expect(hot.filter { value(cache, $0) != nil }.count < 5)
+        for key in hot { read(cache, key, body) }
+        #expect(hot.filter { value(cache, $0) != nil }.count > 150)
+        #expect(cache.byteCount <= capacity)
+    }
+
     private struct SplitMix: RandomNumberGenerator {
         var state: UInt64
 
