@@ -25,7 +25,7 @@ package struct HistoryPage: Sendable {
             var failure: StorageError?
             try unsafe snapshot.scan(range, .forward) { key, record in
                 do throws(StorageError) {
-                    let found = try unsafe HistoryRecord.revision(ofKey: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
+                    let found = try unsafe HistoryRecord.revision(ofKey: key.behindKeyspace)
                     guard found.number == revision.number + UInt64(ends.count) + 1 else { throw HistoryPage.compacted(revision, found) }
                 } catch {
                     failure = error

@@ -79,7 +79,7 @@ final class HotEngine: StorageEngine, @unchecked Sendable {
     /// What clients call an engine's key; nil if it is none of theirs.
     private static func dataKey(_ key: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer? {
         guard unsafe key.first == Keyspace.data.prefix else { return nil }
-        return unsafe UnsafeRawBufferPointer(rebasing: key.dropFirst())
+        return unsafe key.behindKeyspace
     }
 
     func sync() throws(StorageError) { try engine.sync() }

@@ -29,6 +29,15 @@ package struct Keyspace: Hashable, Sendable {
     package init(rawPrefix: UInt8) { self.prefix = rawPrefix }
 }
 
+extension UnsafeRawBufferPointer {
+    /// What comes behind the keyspace in an engine's key.
+    @inline(__always)
+    var behindKeyspace: UnsafeRawBufferPointer {
+        guard let start = baseAddress, count > 0 else { return unsafe self }
+        return unsafe UnsafeRawBufferPointer(start: start + 1, count: count - 1)
+    }
+}
+
 /// The keys from `lower` up to, and without, `upper`, in byte order.
 package struct KeyRange: Hashable, Sendable {
     package var lower: [UInt8]

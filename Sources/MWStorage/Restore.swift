@@ -146,7 +146,7 @@ extension StoreIdentity {
             batch.removeAll()
         }
         try unsafe snapshot.scan(KeyRange.all.engineRange(in: keyspace), .forward) { key, _ in
-            unsafe batch.removeRecord(in: keyspace, key: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
+            unsafe batch.removeRecord(in: keyspace, key: key.behindKeyspace)
             if batch.byteCount >= StorageSnapshot.defaultPageBytes { apply() }
             return failure == nil
         }

@@ -128,7 +128,7 @@ func withEngineKey(
     var failure: StorageError?
     unsafe withUnsafeTemporaryAllocation(byteCount: key.count + 1, alignment: 1) { buffer in
         unsafe buffer.storeBytes(of: keyspace.prefix, as: UInt8.self)
-        unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.dropFirst()).copyMemory(from: key)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[1...]).copyMemory(from: key)
         do throws(StorageError) { try unsafe body(UnsafeRawBufferPointer(buffer)) } catch { failure = error }
     }
     if let failure { throw failure }

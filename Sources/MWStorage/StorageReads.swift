@@ -18,16 +18,9 @@ extension Storage {
     ) throws(StorageError) {
         var isDamaged = false
         try engine.withEngine { (engine) throws(StorageError) in
-            try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
-                func decode(_ bytes: UnsafeRawBufferPointer?) {
-                    guard let bytes = unsafe bytes else { return body(nil) }
-                    if let stored = unsafe StoredValue(decoding: bytes) { body(stored) } else { isDamaged = true }
-                }
-                if let ticket, let hot = engine as? HotEngine {
-                    try unsafe hot.read(engineKey, afterMiss: ticket, decode)
-                } else {
-                    try unsafe engine.read(engineKey, decode)
-                }
+            try unsafe engine.readData(key, afterMiss: ticket) { bytes in
+                guard let bytes = unsafe bytes else { return body(nil) }
+                if let stored = unsafe StoredValue(decoding: bytes) { body(stored) } else { isDamaged = true }
             }
         }
         if isDamaged { throw StoredValue.damaged }
@@ -51,7 +44,7 @@ extension Storage {
     ) throws(StorageError) -> (result: R, revision: Revision) {
         try engine.withEngine { (open) throws(StorageError) in
             let position = engine.position
-            var reader = ConsistentReader(open)
+            var reader = ConsistentReader(open, hotValues: engine.hotValues)
             let result = try body(&reader)
             // What is there, and was put by then, was there then. What is absent may have been there: nothing may have moved.
             if reader.newest <= position.revision, !reader.hasSeenAbsence || position.isQuiet && engine.position == position {
@@ -59,7 +52,7 @@ extension Storage {
             }
             let snapshot = try open.snapshot()
             let revision = Revision(try MetaRecord.read(MetaRecord.revisionKey, from: snapshot) ?? 0)
-            var second = ConsistentReader(snapshot)
+            var second = ConsistentReader(snapshot, hotValues: nil)
             return (try body(&second), revision)
         }
     }
@@ -83,25 +76,55 @@ extension Storage {
 /// Reads of one revision, within ``Storage/withConsistentReads(_:)``.
 package struct ConsistentReader: ~Copyable {
     private let engine: any EngineReading
+    /// In front of the engine; nil for a snapshot.
+    private let hotValues: HotValues?
     fileprivate var newest = Revision.zero
     fileprivate var hasSeenAbsence = false
 
-    fileprivate init(_ engine: any EngineReading) { self.engine = engine }
+    fileprivate init(_ engine: any EngineReading, hotValues: HotValues?) { (self.engine, self.hotValues) = (engine, hotValues) }
 
     /// Calls `body` once with what is stored under `key`, borrowed for that call, or with nil.
     package mutating func read(_ key: UnsafeRawBufferPointer, _ body: (StoredValue?) -> Void) throws(StorageError) {
-        var isDamaged = false
+        var found = Found()
+        if let hotValues {
+            if let ticket = unsafe hotValues.lookUp(key, { unsafe found.take($0, body) }) {
+                try unsafe engine.readData(key, afterMiss: ticket) { unsafe found.take($0, body) }
+            }
+        } else {
+            try unsafe engine.readData(key, afterMiss: nil) { unsafe found.take($0, body) }
+        }
+        if found.isDamaged { throw StoredValue.damaged }
+        if let revision = found.revision { newest = max(newest, revision) } else { hasSeenAbsence = true }
+    }
+
+    private struct Found {
         var revision: Revision?
+        var isDamaged = false
+
+        @inline(__always)
+        mutating func take(_ bytes: UnsafeRawBufferPointer?, _ body: (StoredValue?) -> Void) {
+            guard let bytes = unsafe bytes else { return body(nil) }
+            guard let stored = unsafe StoredValue(decoding: bytes) else { return isDamaged = true }
+            revision = stored.revision
+            body(stored)
+        }
+    }
+}
+
+extension EngineReading {
+    /// Reads what clients call `key`.
+    ///
+    /// - Parameter ticket: Of the cache in front of the engine, for who has asked it.
+    fileprivate func readData(
+        _ key: UnsafeRawBufferPointer, afterMiss ticket: HotValues.FillTicket?, _ body: (UnsafeRawBufferPointer?) -> Void
+    ) throws(StorageError) {
         try unsafe withEngineKey(key, in: .data) { (engineKey) throws(StorageError) in
-            try unsafe engine.read(engineKey) { bytes in
-                guard let bytes = unsafe bytes else { return body(nil) }
-                guard let stored = unsafe StoredValue(decoding: bytes) else { return isDamaged = true }
-                revision = stored.revision
-                body(stored)
+            if let ticket, let hot = self as? HotEngine {
+                try unsafe hot.read(engineKey, afterMiss: ticket, body)
+            } else {
+                try unsafe read(engineKey, body)
             }
         }
-        if isDamaged { throw StoredValue.damaged }
-        if let revision { newest = max(newest, revision) } else { hasSeenAbsence = true }
     }
 }
 

@@ -66,7 +66,7 @@ package final class StorageSnapshot: Sendable {
                     isDamaged = true
                     return false
                 }
-                return unsafe body(UnsafeRawBufferPointer(rebasing: key.dropFirst()), stored)
+                return unsafe body(key.behindKeyspace, stored)
             }
         }
         if isDamaged { throw StoredValue.damaged }
@@ -134,7 +134,7 @@ package final class StorageSnapshot: Sendable {
                     next = unsafe Array(key)
                     return false
                 }
-                let open = unsafe batch.beginPut(in: Keyspace(rawPrefix: prefix), key: UnsafeRawBufferPointer(rebasing: key.dropFirst()))
+                let open = unsafe batch.beginPut(in: Keyspace(rawPrefix: prefix), key: key.behindKeyspace)
                 unsafe batch.appendValue(value)
                 batch.endPut(open)
                 return true

@@ -198,7 +198,7 @@ extension StoreMachine {
         var failure: StorageError?
         try unsafe snapshot.scan(range.engineRange(in: keyspace), direction) { key, record in
             do throws(StorageError) {
-                try unsafe body(UnsafeRawBufferPointer(rebasing: key.dropFirst()), record)
+                try unsafe body(key.behindKeyspace, record)
             } catch { failure = error }
             return failure == nil && !isFirstOnly
         }

@@ -251,8 +251,8 @@ struct StoreMachine: ~Copyable {
             do throws(StorageError) {
                 switch unsafe change {
                 case .put(let key, let value):
-                    try unsafe put(UnsafeRawBufferPointer(rebasing: key.dropFirst()), value, lease: lease, engine)
-                case .remove(let key): try unsafe remove(UnsafeRawBufferPointer(rebasing: key.dropFirst()), engine)
+                    try unsafe put(key.behindKeyspace, value, lease: lease, engine)
+                case .remove(let key): try unsafe remove(key.behindKeyspace, engine)
                 }
             } catch { failure = error }
         }

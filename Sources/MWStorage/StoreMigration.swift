@@ -51,7 +51,7 @@ package enum StoreMigration {
         var last: [UInt8]?
         var failure: StorageError?
         try unsafe engine.snapshot().scan(range.engineRange(in: .data), .forward) { engineKey, value in
-            let key = unsafe UnsafeRawBufferPointer(rebasing: engineKey.dropFirst())
+            let key = unsafe engineKey.behindKeyspace
             do throws(StorageError) {
                 try unsafe batch.putData(key: key, value: value, revision: revision)
             } catch {

@@ -27,7 +27,7 @@ extension Duration {
 
 extension ByteBuffer {
     /// Bytes of a field whose value is an integer.
-    private static var integerFieldBytes: UInt32 { UInt32(NativeFields.headerBytes + MemoryLayout<Int64>.size) }
+    private static var integerFieldBytes: Int { NativeFields.headerBytes + MemoryLayout<Int64>.size }
 
     /// Appends an entry without its key, as answers to gets have them.
     @inline(__always)
@@ -47,16 +47,30 @@ extension ByteBuffer {
         _ tag: NativeTag, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, _ revision: Revision, _ lease: LeaseID?,
         isWithoutValue: Bool, on loop: SessionLoop
     ) {
-        let keyBytes = key.count == 0 ? 0 : NativeFields.headerBytes + key.count
-        let hasValue = !isWithoutValue && value.count > 0
-        let valueBytes = hasValue ? NativeFields.headerBytes + value.count : 0
-        let leaseBytes = lease == nil ? 0 : Self.integerFieldBytes
-        let bytes = UInt32(truncatingIfNeeded: keyBytes + valueBytes) + leaseBytes + Self.integerFieldBytes
-        // Revision first: with the header of the entry it is one write.
-        self.writeMultipleIntegers(tag.rawValue, bytes, 3 as UInt16, UInt32(MemoryLayout<Int64>.size), revision.native)
-        if let lease { self.writeNativeField(4, lease.native) }
-        if keyBytes > 0 { unsafe self.writeNativeField(1, key) }
-        if hasValue { unsafe self.writeNativeField(2, value, on: loop) }
+        let valueBytes = isWithoutValue ? 0 : value.count
+        var bytes = Self.integerFieldBytes
+        if lease != nil { bytes += Self.integerFieldBytes }
+        if key.count > 0 { bytes += NativeFields.headerBytes + key.count }
+        if valueBytes > 0 { bytes += NativeFields.headerBytes + valueBytes }
+        let entryBytes = NativeFields.headerBytes + bytes
+        // All of it at once: each write to a buffer has its price.
+        _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: entryBytes) { free in
+            var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: free[..<entryBytes]))
+            cursor.write(tag, UInt32(truncatingIfNeeded: bytes))
+            cursor.write(3, revision.native)
+            if let lease { cursor.write(4, lease.native) }
+            if key.count > 0 {
+                cursor.write(1, UInt32(truncatingIfNeeded: key.count))
+                unsafe cursor.write(key, on: loop)
+            }
+            if valueBytes > 0 {
+                cursor.write(2, UInt32(truncatingIfNeeded: valueBytes))
+                unsafe cursor.write(value, on: loop)
+            }
+            // What is not written was somebody else's.
+            precondition(cursor.isAtEnd, "an entry is as long as was said")
+            return entryBytes
+        }
     }
 
     /// Appends an entry.
