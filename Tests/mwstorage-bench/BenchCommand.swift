@@ -19,6 +19,8 @@ struct BenchCommand: ParsableCommand {
     @Option var certificate: String
     @Option var key: String
     @Option var trust: String
+    /// For a processor of its own: it never sleeps while it waits.
+    @Flag var polls = false
 
     func run() throws {
         let source = TLSMaterialSource.pem(certificateChainFile: certificate, privateKeyFile: key, trustFile: trust)
@@ -26,7 +28,7 @@ struct BenchCommand: ParsableCommand {
         let context = try TLSContext(client: try source.load(), verification: .name(name), policy: TLSPolicy())
         let plan = WatchBench.Plan(
             dialect: dialect, host: host, port: port, watchers: watchers, rounds: rounds, warmUpRounds: max(10, rounds / 10),
-            valueBytes: valueBytes)
+            valueBytes: valueBytes, isPolling: polls)
         // A connection that has ended is an error of its next write.
         _ = signal(SIGPIPE, SIG_IGN)
         var bench = try WatchBench(plan, context)

@@ -23,9 +23,9 @@ import Glibc
         guard unsafe epoll_ctl(descriptor, EPOLL_CTL_ADD, socket, &event) == 0 else { throw SystemError("epoll_ctl") }
     }
 
-    /// Waits until some are ready; returns how many.
-    mutating func wait() throws -> Int {
-        let count = unsafe epoll_wait(descriptor, &events, Int32(Self.eventsAtOnce), -1)
+    /// Waits until some are ready, or only looks whether some are; returns how many.
+    mutating func wait(isLooking: Bool = false) throws -> Int {
+        let count = unsafe epoll_wait(descriptor, &events, Int32(Self.eventsAtOnce), isLooking ? 0 : -1)
         guard count < 0 else { return Int(count) }
         guard errno == EINTR else { throw SystemError("epoll_wait") }
         return 0

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from processes import LOAD_CPU, Failure, run, spawn, stop
+from processes import LOAD_CPU, PINNED, Failure, move_group, run, spawn, stop
 
 KEYS_LESS_EACH_RUN = 997
 HERE = pathlib.Path(__file__).parent
@@ -155,14 +155,30 @@ class HandshakeLoad:
             "generator_cpu_us": finished.cpu_seconds / total * 1e6, "generator_cpu_share": finished.cpu_seconds / seconds}
 
 
+# What the generator takes is for each notification, and as a share of one processor; looking whether something has come does not count.
+WATCH_METRICS = (
+    "first_p50_us", "first_p99_us", "last_p50_us", "last_p99_us", "answered_p50_us", "answered_p99_us", "generator_cpu_us",
+    "generator_cpu_share")
+
+
+def run_watch(binary, server, dialect, watchers, writes):
+    """Writes so many times, one after the other, and waits each time until all watchers know: the WATCH_METRICS."""
+    files = server.certificates
+    finished = run([binary, "--dialect", dialect, "--port", server.port, "--watchers", watchers, "--rounds", writes, "--certificate",
+                    files.client, "--key", files.client_key, "--trust", files.trust, *(["--polls"] if PINNED else [])],
+                   LOAD_CPU, timeout=600)
+    return dict(zip(WATCH_METRICS, map(float, finished.output.split())))
+
+
 class Background:
     """Something that goes on beside a measurement, as a context manager; it gives way to the load on their processor."""
 
     # Until it has begun what it does.
     begins_seconds = 1
 
-    def __init__(self, command, cpus=None):
-        self.command, self.cpus = command, cpus or LOAD_CPU
+    def __init__(self, command, cpus=None, *, chosen_cpus=None):
+        """`chosen_cpus` is called once it has begun, and tells the processors that it has from then on."""
+        self.command, self.cpus, self.chosen_cpus = command, cpus or LOAD_CPU, chosen_cpus
         self.process = None
 
     def __enter__(self):
@@ -173,6 +189,8 @@ class Background:
         self.process = spawn(["sh", "-c", script, "sh", *self.command], self.cpus, idle=True, process_group=0,
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors)
         time.sleep(self.begins_seconds)
+        if self.chosen_cpus:
+            move_group(self.process.pid, self.chosen_cpus())
         return self
 
     def __exit__(self, kind, *_):

@@ -135,6 +135,25 @@ def spread_threads(pid, prefix, cpus):
         os.sched_setaffinity(int(task.name), {sorted(cpus)[number % len(cpus)]})
 
 
+def busiest_thread_cpus(pid, prefix, seconds=0.3):
+    """The processors of that thread of a process, among those whose names begin with `prefix`, which is the busiest just now."""
+    before = thread_cpu_seconds(pid)
+    time.sleep(seconds)
+    used = {name: total - before.get(name, 0) for name, total in thread_cpu_seconds(pid).items() if name.startswith(prefix)}
+    return os.sched_getaffinity(int(max(used, key=used.get).split()[-1]))
+
+
+def move_group(group, cpus):
+    """Gives every thread of a process group the processors `cpus`; who is started later inherits them."""
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == group:
+                for task in (process / "task").iterdir():
+                    os.sched_setaffinity(int(task.name), cpus)
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+
+
 def describe_stalls(cpus, seconds=2):
     """How often, and for how long, a thread that does nothing but look at the clock does not have its processor: others of the machine, or of
     its host, have it. A p99 of requests that come at a rate of their own is no better than that."""

@@ -3,15 +3,16 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 from bench import Group
-from loads import EtcdLoad
+from loads import EtcdLoad, run_watch
 from measure import Budget, Contender, Result, Row
-from processes import LOAD_CPU, SERVER_CPU, Failure, await_text, run, settle, spawn, stop
+from processes import ALL_CPUS, LOAD_CPU, SERVER_CPU, Failure, await_text, run, settle, spawn, stop
 from servers import free_port
 
 # MARK: Watching
@@ -23,10 +24,6 @@ WATCH_ROWS = [
          Budget("native os", "last_p50_us", 1, 700, "redis pubsub", must_absolute=True)]),
     Row("watch 1000", "from the write of 1 KiB until the first and the last of 1,000 watchers know"),
     Row("watch 10000", "from the write of 1 KiB until the first and the last of 10,000 watchers know", is_default=False)]
-# What the generator takes is for each notification, and as a share of one processor.
-WATCH_METRICS = (
-    "first_p50_us", "first_p99_us", "last_p50_us", "last_p99_us", "answered_p50_us", "answered_p99_us", "generator_cpu_us",
-    "generator_cpu_share")
 
 
 def measure_watch(bench, rows):
@@ -41,7 +38,6 @@ def measure_watch(bench, rows):
 
 
 def measure_watchers(bench, row, contenders, watchers):
-    files = bench.certificates
     # Thousands of watchers are thousands of handshakes before, and thousands of messages a write.
     writes = 300 if watchers < 1000 else 40 if watchers < 10_000 else 5
     rounds = bench.rounds if watchers < 1000 else min(bench.rounds, 2)
@@ -51,13 +47,30 @@ def measure_watchers(bench, row, contenders, watchers):
         first = round % len(names)
         for name in names[first:] + names[:first]:
             dialect, server = contenders[name]
-            finished = run([bench.watch_binary, "--dialect", dialect, "--port", server.port, "--watchers", watchers, "--rounds", writes,
-                            "--certificate", files.client, "--key", files.client_key, "--trust", files.trust], LOAD_CPU, timeout=600)
-            series[name].append(dict(zip(WATCH_METRICS, map(float, finished.output.split()))))
+            series[name].append(run_watch(bench.watch_binary, server, dialect, watchers, writes))
     result = Result(row, series, ["redis pubsub", "redis tracking"])
+    result.notes.append(f"a write of 1 KiB and its fdatasync, by themselves: p50 {disk_p50_us(bench.work):.0f} us")
     for ours in ("native", "native os"):
         result.notes.append(f"last of {watchers}, p50, {ours} / redis pubsub: {result.ratio(ours, 'redis pubsub', 'last_p50_us'):.2f}")
     return result
+
+
+def disk_p50_us(directory, writes=300):
+    """What the disk takes of the time until a watcher knows what is stored: a write of 1 KiB where others were before, and its sync."""
+    taken = []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        os.sched_setaffinity(0, SERVER_CPU)
+        try:
+            os.pwrite(file.fileno(), bytes(writes * 1024), 0)
+            os.fsync(file.fileno())
+            for number in range(writes):
+                begin = time.perf_counter_ns()
+                os.pwrite(file.fileno(), b"v" * 1024, number * 1024)
+                os.fdatasync(file.fileno())
+                taken.append((time.perf_counter_ns() - begin) / 1000)
+        finally:
+            os.sched_setaffinity(0, ALL_CPUS)
+    return statistics.median(taken)
 
 
 # MARK: etcd
