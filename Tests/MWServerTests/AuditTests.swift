@@ -367,7 +367,7 @@ private func refusal(_ host: String = "192.0.2.9", check: String = "unknownCA", 
                 #expect(line.metadata[name] != nil, "\(name)")
             }
             // Two at once, and one for each second that it took.
-            #expect(lines.count <= 3 + Int(seconds))
+            #expect(lines.count <= 2 + Int(seconds))
             #expect(rejections.total == 6)
             #expect(rejections.latest().first?.count == 6)
         }

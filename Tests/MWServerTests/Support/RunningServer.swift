@@ -60,8 +60,9 @@ final class RunningServer: Sendable {
                 tls: .obtained { try source.loadForServer() }, engine: .memory(disk), dataDirectory: directory)
             configuration.addresses = [ListenAddress(host: "127.0.0.1", port: 0)]
             configuration.eventLoops = 2
-            // However busy the machine is: a test of this deadline sets its own.
+            // However busy the machine is: a test of one of these deadlines sets its own.
             configuration.limits.openingTimeout = .seconds(60)
+            configuration.limits.watchProgressInterval = .seconds(600)
             configuration.drainTimeout = .seconds(5)
             // Most clients of tests do not leave by themselves.
             configuration.drainNoticePeriod = .milliseconds(20)
