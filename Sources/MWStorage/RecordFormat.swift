@@ -71,7 +71,7 @@ package struct StoredValue {
         unsafe stored.storeBytes(of: revision.number.bigEndian, as: UInt64.self)
         unsafe stored.storeBytes(of: lease == nil ? 0 : leaseFlag, toByteOffset: 8, as: UInt8.self)
         if let lease { unsafe stored.storeBytes(of: lease.number.bigEndian, toByteOffset: plainOverheadBytes, as: UInt64.self) }
-        unsafe UnsafeMutableRawBufferPointer(rebasing: stored[overheadBytes(lease)...]).copyMemory(from: value)
+        unsafe UnsafeMutableRawBufferPointer(rebasing: stored[overheadBytes(lease)..<stored.count]).copyMemory(from: value)
     }
 
     /// Takes an envelope apart; nil if it is damaged.
@@ -82,11 +82,11 @@ package struct StoredValue {
         switch unsafe stored[8] {
         case 0:
             lease = nil
-            unsafe bytes = UnsafeRawBufferPointer(rebasing: stored[StoredValue.plainOverheadBytes...])
+            unsafe bytes = UnsafeRawBufferPointer(rebasing: stored[StoredValue.plainOverheadBytes..<stored.count])
         case StoredValue.leaseFlag:
             guard stored.count >= StoredValue.plainOverheadBytes + 8 else { return nil }
             lease = LeaseID(UInt64(bigEndian: unsafe stored.loadUnaligned(fromByteOffset: 9, as: UInt64.self)))
-            unsafe bytes = UnsafeRawBufferPointer(rebasing: stored[(StoredValue.plainOverheadBytes + 8)...])
+            unsafe bytes = UnsafeRawBufferPointer(rebasing: stored[(StoredValue.plainOverheadBytes + 8)..<stored.count])
         default: return nil
         }
     }

@@ -16,14 +16,11 @@ extension Storage {
     private func readEngine(
         _ key: UnsafeRawBufferPointer, afterMiss ticket: HotValues.FillTicket?, _ body: (StoredValue?) -> Void
     ) throws(StorageError) {
-        var isDamaged = false
+        var found = Found()
         try engine.withEngine { (engine) throws(StorageError) in
-            try unsafe engine.readData(key, afterMiss: ticket) { bytes in
-                guard let bytes = unsafe bytes else { return body(nil) }
-                if let stored = unsafe StoredValue(decoding: bytes) { body(stored) } else { isDamaged = true }
-            }
+            try unsafe engine.readData(key, afterMiss: ticket) { unsafe found.take($0, body) }
         }
-        if isDamaged { throw StoredValue.damaged }
+        if found.isDamaged { throw StoredValue.damaged }
     }
 
     /// The value under `key`, or nil.
@@ -96,18 +93,20 @@ package struct ConsistentReader: ~Copyable {
         if found.isDamaged { throw StoredValue.damaged }
         if let revision = found.revision { newest = max(newest, revision) } else { hasSeenAbsence = true }
     }
+}
 
-    private struct Found {
-        var revision: Revision?
-        var isDamaged = false
+/// What an engine said of a key.
+private struct Found {
+    /// Nil where there is nothing.
+    var revision: Revision?
+    var isDamaged = false
 
-        @inline(__always)
-        mutating func take(_ bytes: UnsafeRawBufferPointer?, _ body: (StoredValue?) -> Void) {
-            guard let bytes = unsafe bytes else { return body(nil) }
-            guard let stored = unsafe StoredValue(decoding: bytes) else { return isDamaged = true }
-            revision = stored.revision
-            body(stored)
-        }
+    @inline(__always)
+    mutating func take(_ bytes: UnsafeRawBufferPointer?, _ body: (StoredValue?) -> Void) {
+        guard let bytes = unsafe bytes else { return body(nil) }
+        guard let stored = unsafe StoredValue(decoding: bytes) else { return isDamaged = true }
+        revision = stored.revision
+        body(stored)
     }
 }
 

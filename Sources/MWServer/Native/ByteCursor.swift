@@ -41,7 +41,8 @@ struct ByteCursor {
 
     @inline(__always)
     mutating func write(_ bytes: UnsafeRawBufferPointer, on loop: SessionLoop) {
-        unsafe loop.copy(bytes, to: UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset...]))
-        self.offset += bytes.count
+        let end = self.offset + bytes.count
+        unsafe loop.copy(bytes, to: UnsafeMutableRawBufferPointer(rebasing: self.bytes[self.offset..<end]))
+        self.offset = end
     }
 }

@@ -25,10 +25,56 @@ extension Duration {
     }
 }
 
-extension ByteBuffer {
-    /// Bytes of a field whose value is an integer.
-    private static var integerFieldBytes: Int { NativeFields.headerBytes + MemoryLayout<Int64>.size }
+/// An entry, whose length is known before it is written:
+///
+///     header 6 │ revision 14 │ lease 14, if there is one │ key 6 + n, unless it is empty │ value 6 + n, unless it is empty
+struct NativeEntryLayout {
+    private let revision: Revision
+    private let lease: LeaseID?
+    private let keyBytes: Int
+    let valueBytes: Int
+    let byteCount: Int
+    private let headerBytes: Int
 
+    @inline(__always)
+    init(keyBytes: Int = 0, valueBytes: Int, _ revision: Revision, _ lease: LeaseID?) {
+        self.revision = revision
+        self.lease = lease
+        self.keyBytes = keyBytes
+        self.valueBytes = valueBytes
+        // Asked for once: it is another module's.
+        let header = NativeFields.headerBytes
+        self.headerBytes = header
+        var bytes = 2 * header + MemoryLayout<Int64>.size
+        if lease != nil { bytes += header + MemoryLayout<Int64>.size }
+        if keyBytes > 0 { bytes += header + keyBytes }
+        if valueBytes > 0 { bytes += header + valueBytes }
+        self.byteCount = bytes
+    }
+
+    /// Where its key is, if it is not empty.
+    var keyRange: Range<Int> {
+        let end = self.byteCount - (self.valueBytes > 0 ? self.headerBytes + self.valueBytes : 0)
+        return end - self.keyBytes..<end
+    }
+
+    /// Writes all that is in front of the value.
+    ///
+    /// - Parameter key: Of as many bytes as were said.
+    @inline(__always)
+    func writeHead(_ tag: NativeTag, key: UnsafeRawBufferPointer, to cursor: inout ByteCursor, on loop: SessionLoop) {
+        cursor.write(tag, UInt32(truncatingIfNeeded: self.byteCount - self.headerBytes))
+        cursor.write(3, self.revision.native)
+        if let lease { cursor.write(4, lease.native) }
+        if self.keyBytes > 0 {
+            cursor.write(1, UInt32(truncatingIfNeeded: self.keyBytes))
+            unsafe cursor.write(key, on: loop)
+        }
+        if self.valueBytes > 0 { cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes)) }
+    }
+}
+
+extension ByteBuffer {
     /// Appends an entry without its key, as answers to gets have them.
     @inline(__always)
     mutating func writeNativeEntry(_ tag: NativeTag, _ stored: StoredValue?, isWithoutValue: Bool, on loop: SessionLoop) {
@@ -47,29 +93,23 @@ extension ByteBuffer {
         _ tag: NativeTag, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, _ revision: Revision, _ lease: LeaseID?,
         isWithoutValue: Bool, on loop: SessionLoop
     ) {
-        let valueBytes = isWithoutValue ? 0 : value.count
-        var bytes = Self.integerFieldBytes
-        if lease != nil { bytes += Self.integerFieldBytes }
-        if key.count > 0 { bytes += NativeFields.headerBytes + key.count }
-        if valueBytes > 0 { bytes += NativeFields.headerBytes + valueBytes }
-        let entryBytes = NativeFields.headerBytes + bytes
+        let layout = NativeEntryLayout(keyBytes: key.count, valueBytes: isWithoutValue ? 0 : value.count, revision, lease)
+        unsafe self.writeNativeEntry(tag, layout, key: key, value: value, on: loop)
+    }
+
+    /// Appends an entry, of as many bytes of `value` as `layout` has: all, or none.
+    @inline(__always)
+    mutating func writeNativeEntry(
+        _ tag: NativeTag, _ layout: NativeEntryLayout, key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer, on loop: SessionLoop
+    ) {
         // All of it at once: each write to a buffer has its price.
-        _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: entryBytes) { free in
-            var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: free[..<entryBytes]))
-            cursor.write(tag, UInt32(truncatingIfNeeded: bytes))
-            cursor.write(3, revision.native)
-            if let lease { cursor.write(4, lease.native) }
-            if key.count > 0 {
-                cursor.write(1, UInt32(truncatingIfNeeded: key.count))
-                unsafe cursor.write(key, on: loop)
-            }
-            if valueBytes > 0 {
-                cursor.write(2, UInt32(truncatingIfNeeded: valueBytes))
-                unsafe cursor.write(value, on: loop)
-            }
+        _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: layout.byteCount) { free in
+            var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: free[..<layout.byteCount]))
+            unsafe layout.writeHead(tag, key: key, to: &cursor, on: loop)
+            if layout.valueBytes > 0 { unsafe cursor.write(value, on: loop) }
             // What is not written was somebody else's.
             precondition(cursor.isAtEnd, "an entry is as long as was said")
-            return entryBytes
+            return layout.byteCount
         }
     }
 

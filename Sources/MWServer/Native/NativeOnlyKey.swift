@@ -98,18 +98,17 @@ extension NativeSession {
 
 /// The reply to a get of one key that is there, a frame of known length:
 ///
-///     frame header 12 │ entry: header 6 │ revision 14 │ lease 14, if there is one │ value 6 + n, if it is not empty │ revision 14
+///     frame header 12 │ entry, without its key │ revision 14
 @safe
 private struct NativeValueReply {
     private let id: RequestID
     private let stored: StoredValue
     private let revision: Revision
-    /// Bytes of the value that are told.
-    private let valueBytes: Int
-    private let entryBytes: Int
+    private let entry: NativeEntryLayout
     let byteCount: Int
 
-    private static let integerFieldBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
+    /// Of the field behind the entry.
+    private static let revisionFieldBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
     private static let entriesTag: NativeTag = 2
     private static let revisionTag: NativeTag = 1
 
@@ -117,24 +116,19 @@ private struct NativeValueReply {
         self.id = id
         self.stored = stored
         self.revision = revision
-        let valueBytes = isWithoutValue ? 0 : unsafe stored.bytes.count
-        var entryBytes = Self.integerFieldBytes
-        if stored.lease != nil { entryBytes += Self.integerFieldBytes }
-        if valueBytes > 0 { entryBytes += NativeFields.headerBytes + valueBytes }
-        self.valueBytes = valueBytes
-        self.entryBytes = entryBytes
-        self.byteCount = NativeFrame.headerBytes + NativeFields.headerBytes + entryBytes + Self.integerFieldBytes
+        self.entry = NativeEntryLayout(valueBytes: isWithoutValue ? 0 : unsafe stored.bytes.count, stored.revision, stored.lease)
+        self.byteCount = NativeFrame.headerBytes + self.entry.byteCount + Self.revisionFieldBytes
     }
 
     func send(in session: SessionHandler) {
-        guard self.byteCount > SessionHandler.maximumBytesAtOnce, self.valueBytes > 0 else {
+        guard self.byteCount > SessionHandler.maximumBytesAtOnce, self.entry.valueBytes > 0 else {
             return unsafe session.send(.binary, payloadBytes: self.byteCount) { unsafe self.write(into: $0, on: session.loop) }
         }
         var (head, tail) = (ByteBuffer(), ByteBuffer())
-        let headBytes = self.byteCount - self.valueBytes - Self.integerFieldBytes
+        let headBytes = self.byteCount - self.entry.valueBytes - Self.revisionFieldBytes
         _ = unsafe head.writeWithUnsafeMutableBytes(minimumWritableBytes: headBytes) { bytes in
             var cursor = unsafe ByteCursor(UnsafeMutableRawBufferPointer(rebasing: bytes[..<headBytes]))
-            self.writeHead(&cursor)
+            self.writeHead(&cursor, on: session.loop)
             precondition(cursor.isAtEnd, "an answer is as long as was said")
             return headBytes
         }
@@ -145,8 +139,8 @@ private struct NativeValueReply {
     /// Fills ``byteCount`` bytes.
     private func write(into bytes: UnsafeMutableRawBufferPointer, on loop: SessionLoop) {
         var cursor = unsafe ByteCursor(bytes)
-        self.writeHead(&cursor)
-        if self.valueBytes > 0 { unsafe cursor.write(self.stored.bytes, on: loop) }
+        self.writeHead(&cursor, on: loop)
+        if self.entry.valueBytes > 0 { unsafe cursor.write(self.stored.bytes, on: loop) }
         cursor.write(Self.revisionTag, self.revision.native)
         // What is not written was somebody else's.
         precondition(cursor.isAtEnd, "an answer is as long as was said")
@@ -154,11 +148,8 @@ private struct NativeValueReply {
 
     /// All that is in front of the value.
     @inline(__always)
-    private func writeHead(_ cursor: inout ByteCursor) {
+    private func writeHead(_ cursor: inout ByteCursor, on loop: SessionLoop) {
         cursor.writeHeader(byteCount: self.byteCount, ofReplyTo: .get, self.id)
-        cursor.write(Self.entriesTag, UInt32(truncatingIfNeeded: self.entryBytes))
-        cursor.write(3, self.stored.revision.native)
-        if let lease = self.stored.lease { cursor.write(4, lease.native) }
-        if self.valueBytes > 0 { cursor.write(2, UInt32(truncatingIfNeeded: self.valueBytes)) }
+        unsafe self.entry.writeHead(Self.entriesTag, key: UnsafeRawBufferPointer(start: nil, count: 0), to: &cursor, on: loop)
     }
 }

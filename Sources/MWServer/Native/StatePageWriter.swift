@@ -21,15 +21,9 @@ struct StatePageWriter {
     /// Of the revision's field.
     private static let headBytes = NativeFields.headerBytes + MemoryLayout<Int64>.size
 
-    // As in the fields of `NativeState` and `NativeEntry`.
-    private enum Tag {
-        static let revision: NativeTag = 1
-        static let entry: NativeTag = 2
-        static let key: NativeTag = 1
-        static let value: NativeTag = 2
-        static let entryRevision: NativeTag = 3
-        static let lease: NativeTag = 4
-    }
+    // As in the fields of `NativeState`.
+    private static let revisionTag: NativeTag = 1
+    private static let entryTag: NativeTag = 2
 
     init(on loop: SessionLoop, revision: UInt64, isWithoutValues: Bool, maximumBytes: Int) {
         self.loop = loop
@@ -39,16 +33,16 @@ struct StatePageWriter {
     }
 
     mutating func append(_ key: UnsafeRawBufferPointer, _ stored: StoredValue) {
-        self.begin()
-        let start = self.fields.writerIndex
-        unsafe self.write(key, stored)
-        if self.fields.readableBytes > self.maximumBytes, start > Self.headBytes {
-            self.fields.moveWriterIndex(to: start)
+        let entry = NativeEntryLayout(
+            keyBytes: key.count, valueBytes: self.isWithoutValues ? 0 : unsafe stored.bytes.count, stored.revision, stored.lease)
+        if self.fields.readableBytes > 0, self.fields.readableBytes + entry.byteCount > self.maximumBytes {
             self.events.append(self.fields)
             self.fields = ByteBuffer()
-            self.begin()
-            unsafe self.write(key, stored)
         }
+        if self.fields.readableBytes == 0 { self.fields.writeNativeField(Self.revisionTag, self.revision) }
+        let start = self.fields.writerIndex
+        unsafe self.fields.writeNativeEntry(Self.entryTag, entry, key: key, value: stored.bytes, on: self.loop)
+        self.lastKeyRange = start + entry.keyRange.lowerBound..<start + entry.keyRange.upperBound
         if self.fields.readableBytes > self.maximumBytes { self.isTooBig = true }
         unsafe self.loop.passedEntry(of: key.count + stored.bytes.count)
         // A value that is not told is read nevertheless.
@@ -67,22 +61,5 @@ struct StatePageWriter {
         var events = self.events
         if self.fields.readableBytes > 0 { events.append(self.fields) }
         return events
-    }
-
-    private mutating func begin() {
-        if self.fields.readableBytes == 0 { self.fields.writeNativeField(Tag.revision, self.revision) }
-    }
-
-    private mutating func write(_ key: UnsafeRawBufferPointer, _ stored: StoredValue) {
-        let isWithoutValues = self.isWithoutValues
-        var keyStart = 0
-        self.fields.writeNativeField(Tag.entry) { buffer in
-            keyStart = buffer.writerIndex + NativeFields.headerBytes
-            unsafe buffer.writeNativeField(Tag.key, key)
-            if !isWithoutValues { unsafe buffer.writeNativeField(Tag.value, stored.bytes, on: self.loop) }
-            buffer.writeNativeField(Tag.entryRevision, Int64(clamping: stored.revision.number))
-            if let lease = stored.lease { buffer.writeNativeField(Tag.lease, Int64(clamping: lease.number)) }
-        }
-        self.lastKeyRange = keyStart..<keyStart + key.count
     }
 }
