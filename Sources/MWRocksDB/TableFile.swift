@@ -74,10 +74,12 @@ final class TableFile {
         let file = try FileDescriptor(opening: path, O_CREAT | O_WRONLY | O_TRUNC, mode: 0o600)
         defer { file.close() }
         let count = unsafe mapped.count
-        for offset in stride(from: 0, to: count, by: TableFile.pieceBytes) {
-            let piece = offset..<min(count, offset + TableFile.pieceBytes)
-            unsafe try file.write(UnsafeRawBufferPointer(rebasing: mapped[piece]), at: offset, subject: path)
-            file.startWriting(piece)
+        var pieceStart = 0
+        try ProcessorTurns.inParts(count) { (part) throws(StorageError) in
+            unsafe try file.write(UnsafeRawBufferPointer(rebasing: mapped[part]), at: part.lowerBound, subject: path)
+            guard part.upperBound - pieceStart >= TableFile.pieceBytes || part.upperBound == count else { return }
+            file.startWriting(pieceStart..<part.upperBound)
+            pieceStart = part.upperBound
         }
         try file.sync(subject: path)
     }

@@ -2,7 +2,6 @@ internal import DequeModule
 internal import Logging
 internal import MWProtocol
 internal import MWStorage
-internal import MWTLS
 internal import MWWebSocket
 internal import NIOCore
 

@@ -109,7 +109,7 @@ package struct ReloadBatch: Sendable {
         if !isFirst { buffer.writeInteger(mwdbSeparator) }
         unsafe buffer.writeBytes(key)
         buffer.writeInteger(mwdbSeparator)
-        unsafe buffer.writeBytes(value)
+        unsafe buffer.writeInParts(value)
     }
 
     private struct NothingPut: Error {}

@@ -1,14 +1,9 @@
 package import Logging
 package import MWPKI
+package import MWStorage
 package import MWTLS
 package import MWWebSocket
 package import NIOCore
-
-#if canImport(Glibc)
-    internal import Glibc
-#elseif canImport(Darwin)
-    internal import Darwin
-#endif
 
 /// What the connections of one event loop share: their list, the clock tick with their deadlines, counters, and buffers.
 ///
@@ -52,7 +47,7 @@ package final class SessionLoop: TLSTurns {
     package var pauseBetweenTurns = TimeAmount.microseconds(10)
     /// How long those who wait keep the loop from its sockets, but for the one whose turn it is.
     private static let waitersTime = TimeAmount.microseconds(250)
-    private let processorBox = UncheckedBox(ProcessorTurns { sched_yield() })
+    private let processorBox = UncheckedBox(ProcessorTurns())
     /// Of this loop, among the threads of its processor.
     package var processorTurns: ProcessorTurns {
         @inline(__always) _read { yield self.processorBox.value }

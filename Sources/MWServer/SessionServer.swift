@@ -1,4 +1,5 @@
 package import Logging
+internal import MWStorage
 package import MWTLS
 package import MWWebSocket
 internal import Metrics
@@ -114,7 +115,7 @@ package final class SessionServer: Sendable {
             guard case .active = state else { return }
             // Of this thread only, on Linux. It stays so; saying it again costs nothing beside a step.
             _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, Self.handshakeNiceness)
-            var turns = ProcessorTurns(askedAt: askedAt) { sched_yield() }
+            var turns = ProcessorTurns(askedAt: StorageOptions.monotonicClock() - Duration(NIODeadline.now() - askedAt))
             step { turns.partEnded() }
         }
     }

@@ -65,13 +65,15 @@ package struct FileDescriptor: Sendable {
         }
     }
 
-    /// Writes all of the pieces, none of which is empty, one behind the other from `offset` on; what they are afterwards is of no use.
+    /// Writes all of the pieces, none of which is empty, one behind the other from `offset` on; what they are afterwards is of no use. At most
+    /// ``maximumBytesAtOnce`` in one call, unless a piece is longer: other threads have their turns between two.
     package func write(_ pieces: inout [iovec], at offset: Int, subject: String) throws(StorageError) {
         var (first, offset) = (0, offset)
+        var turns: ProcessorTurns?
         while unsafe first < pieces.count {
-            let some = unsafe CInt(min(pieces.count - first, FileDescriptor.maximumPieces))
+            let some = unsafe FileDescriptor.countAtOnce(of: pieces, from: first)
             let count = unsafe pieces.withUnsafeBufferPointer { pieces in
-                unsafe pwritev(raw, pieces.baseAddress?.advanced(by: first), some, off_t(offset))
+                unsafe pwritev(raw, pieces.baseAddress?.advanced(by: first), CInt(some), off_t(offset))
             }
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { throw StorageError(errno: errno, subject: subject) }
@@ -85,7 +87,23 @@ package struct FileDescriptor: Sendable {
                 unsafe pieces[first].iov_base += rest
                 unsafe pieces[first].iov_len -= rest
             }
+            guard unsafe first < pieces.count else { return }
+            if turns == nil { turns = ProcessorTurns() } else { turns?.partEnded() }
         }
+    }
+
+    /// What is written before other threads have their turns, in bytes. 256 KiB: a tenth of a millisecond.
+    package static let maximumBytesAtOnce = 256 << 10
+
+    /// How many of the pieces from `first` on are written with one call, at least one.
+    private static func countAtOnce(of pieces: [iovec], from first: Int) -> Int {
+        var bytes = unsafe pieces[first].iov_len
+        var end = first + 1
+        while unsafe end < pieces.count, end - first < maximumPieces, unsafe bytes + pieces[end].iov_len <= maximumBytesAtOnce {
+            unsafe bytes += pieces[end].iov_len
+            end += 1
+        }
+        return end - first
     }
 
     /// `IOV_MAX` of Linux.

@@ -150,7 +150,7 @@ package struct WriteBatch: ~Copyable, @unchecked Sendable {
     /// Appends bytes of this batch to the value of the open put.
     mutating func appendCopy(of range: Range<Int>) {
         reserve(range.count)
-        unsafe (base + byteCount).copyMemory(from: base + range.lowerBound, byteCount: range.count)
+        unsafe ProcessorTurns.copy(UnsafeRawBufferPointer(start: base + range.lowerBound, count: range.count), to: base + byteCount)
         byteCount += range.count
     }
 
@@ -298,8 +298,7 @@ extension WriteBatch {
     }
 
     private mutating func appendBytes(_ bytes: UnsafeRawBufferPointer) {
-        guard let start = bytes.baseAddress else { return }
-        unsafe (base + byteCount).copyMemory(from: start, byteCount: bytes.count)
+        unsafe ProcessorTurns.copy(bytes, to: base + byteCount)
         byteCount += bytes.count
     }
 }

@@ -10,7 +10,7 @@ import Testing
 /// often others were let run.
 @Suite struct LongWorkTests {
     private final class Others {
-        private var now = NIODeadline.uptimeNanoseconds(1_000_000_000)
+        private var now = Duration.seconds(1)
         private(set) var runs = 0
 
         init(beside loop: SessionLoop) {

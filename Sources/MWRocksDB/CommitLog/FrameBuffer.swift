@@ -73,7 +73,8 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
         store(flags, at: header + 28)
         var crc = CRC32C()
         for index in framePiece..<pieces.count {
-            unsafe crc.add(UnsafeRawBufferPointer(rebasing: bytes(of: pieces[index]).dropFirst(index == framePiece ? 4 : 0)))
+            let summed = unsafe UnsafeRawBufferPointer(rebasing: bytes(of: pieces[index]).dropFirst(index == framePiece ? 4 : 0))
+            ProcessorTurns.inParts(summed.count) { part in unsafe crc.add(UnsafeRawBufferPointer(rebasing: summed[part])) }
         }
         store(crc.value, at: header)
         appendZeros(LogFormat.aligned(byteCount) - byteCount)
@@ -119,7 +120,13 @@ struct FrameBuffer: ~Copyable, @unchecked Sendable {
     borrowing func write(to file: FileDescriptor, _ path: String, at position: Int, zeros: Int = 0) throws(StorageError) {
         var vectors: [iovec] = unsafe []
         unsafe vectors.reserveCapacity(pieces.count + 1)
-        for piece in pieces { unsafe vectors.append(FrameBuffer.vector(of: bytes(of: piece))) }
+        for piece in pieces {
+            let bytes = unsafe bytes(of: piece)
+            for start in stride(from: 0, to: bytes.count, by: FileDescriptor.maximumBytesAtOnce) {
+                let end = min(start + FileDescriptor.maximumBytesAtOnce, bytes.count)
+                unsafe vectors.append(FrameBuffer.vector(of: UnsafeRawBufferPointer(rebasing: bytes[start..<end])))
+            }
+        }
         try unsafe FrameBuffer.zeros.span.bytes.withUnsafeBytes { (page) throws(StorageError) in
             if zeros > 0 { unsafe vectors.append(FrameBuffer.vector(of: UnsafeRawBufferPointer(rebasing: page[..<zeros]))) }
             unsafe try file.write(&vectors, at: position, subject: path)

@@ -112,7 +112,9 @@ final class PendingTable: @unchecked Sendable {
     }
 
     private func copy(_ bytes: UnsafeRawBufferPointer, to place: UnsafeMutableRawPointer) {
-        if let start = bytes.baseAddress { unsafe place.copyMemory(from: start, byteCount: bytes.count) }
+        guard let start = bytes.baseAddress else { return }
+        guard bytes.count > PendingTable.chunkBytes / 4 else { return unsafe place.copyMemory(from: start, byteCount: bytes.count) }
+        unsafe ProcessorTurns.copy(bytes, to: place)
     }
 
     private func allocate(_ bytes: Int) -> UnsafeMutableRawPointer {

@@ -1,6 +1,5 @@
 internal import MWProtocol
 internal import MWStorage
-internal import MWTLS
 internal import NIOCore
 
 // Entries, written straight into the outbound buffer. The fields are those of NativeEntry in MWProtocol; what is empty or absent is left out.
@@ -127,11 +126,22 @@ extension ByteBuffer {
     @inline(__always)
     mutating func writeNativeField(_ tag: NativeTag, _ bytes: UnsafeRawBufferPointer, on loop: SessionLoop) {
         guard bytes.count > ProcessorTurns.bytesPerLook else { return unsafe self.writeNativeField(tag, bytes) }
-        self.writeMultipleIntegers(tag.rawValue, UInt32(truncatingIfNeeded: bytes.count))
+        self.writeNativeHeader(tag, byteCount: bytes.count)
         _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: bytes.count) { free in
             unsafe loop.copy(bytes, to: free)
             return bytes.count
         }
+    }
+
+    /// Appends what is in front of a field's `byteCount` bytes.
+    mutating func writeNativeHeader(_ tag: NativeTag, byteCount: Int) {
+        self.writeMultipleIntegers(tag.rawValue, UInt32(truncatingIfNeeded: byteCount))
+    }
+
+    /// Appends bytes, in parts: on a thread that is no event loop's.
+    mutating func writeInParts(_ bytes: UnsafeRawBufferPointer) {
+        self.reserveCapacity(minimumWritableBytes: bytes.count)
+        ProcessorTurns.inParts(bytes.count) { part in unsafe self.writeBytes(UnsafeRawBufferPointer(rebasing: bytes[part])) }
     }
 
     /// Appends a field whose value is yes.

@@ -1,23 +1,23 @@
-import MWTLS
-import NIOCore
 import Testing
+
+@testable import MWStorage
 
 /// When a thread gives way. Method: a clock that the test moves, and a count of how often others were let run.
 @Suite struct ProcessorTurnsTests {
-    private static let asked = NIODeadline.uptimeNanoseconds(1_000_000_000)
+    private static let asked = Duration.seconds(1)
 
     private final class Others {
         var now = ProcessorTurnsTests.asked
         var runs = 0
         /// How long they run.
-        var length = TimeAmount.zero
+        var length = Duration.zero
 
         func run() {
             runs += 1
             now = now + length
         }
 
-        func turns(askedAt: NIODeadline? = nil) -> ProcessorTurns {
+        func turns(askedAt: Duration? = nil) -> ProcessorTurns {
             ProcessorTurns(askedAt: askedAt, now: { self.now }, giveWay: run)
         }
     }
@@ -25,7 +25,7 @@ import Testing
     @Test func `Others come when a turn is over, not before, and then after each turn`() {
         let others = Others()
         var processorTurns = others.turns()
-        func partEnded(at time: NIODeadline) -> Int {
+        func partEnded(at time: Duration) -> Int {
             others.now = time
             processorTurns.partEnded()
             return others.runs
@@ -34,7 +34,7 @@ import Testing
         #expect(partEnded(at: others.now) == 0 && partEnded(at: end - .nanoseconds(1)) == 0 && partEnded(at: end) == 1)
         var runs = 1
         // As long as theirs was, within limits.
-        let turns: [(theirs: TimeAmount, ours: TimeAmount)] = [
+        let turns: [(theirs: Duration, ours: Duration)] = [
             (.milliseconds(100), ProcessorTurns.length), (.zero, ProcessorTurns.maximumLength),
             (.microseconds(300), ProcessorTurns.length), (.zero, .microseconds(300)),
         ]
@@ -84,5 +84,33 @@ import Testing
         #expect(looks == 2)
         turns.worked(1)
         #expect(looks == 4 && others.runs == 1)
+    }
+
+    @Test(arguments: [0, 1, ProcessorTurns.bytesPerLook, ProcessorTurns.bytesPerLook + 1, 1 << 20])
+    func `Long work is done in parts, which are all of it, in order, and a copy is what was copied`(byteCount: Int) {
+        var parts: [Range<Int>] = []
+        ProcessorTurns.inParts(byteCount) { parts.append($0) }
+        #expect(parts.reduce(0) { $1.lowerBound == $0 ? $1.upperBound : -1 } == byteCount)
+        #expect(parts.allSatisfy { 1...ProcessorTurns.bytesPerLook ~= $0.count })
+        let source = (0..<byteCount).map { UInt8(truncatingIfNeeded: $0 / 251) }
+        var copied = [UInt8](repeating: 0xFF, count: byteCount)
+        unsafe source.withUnsafeBytes { source in
+            unsafe copied.withUnsafeMutableBytes { copied in
+                if let start = copied.baseAddress { unsafe ProcessorTurns.copy(source, to: start) }
+            }
+        }
+        #expect(copied == source)
+    }
+
+    @Test func `Long work that fails in a part ends with it`() {
+        struct Failed: Error {}
+        var count = 0
+        #expect(throws: Failed.self) {
+            try ProcessorTurns.inParts(10 * ProcessorTurns.bytesPerLook) { _ in
+                count += 1
+                if count == 3 { throw Failed() }
+            }
+        }
+        #expect(count == 3)
     }
 }
