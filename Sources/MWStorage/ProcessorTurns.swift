@@ -3,8 +3,8 @@ import Glibc
 /// When a thread that has much to do lets others have its processor.
 ///
 /// A kernel leaves a thread that runs its processor for a time slice, although another one has become ready to run meanwhile: requests on
-/// one event loop would wait for what another one, a handshake's step or a commit is at. So long work has parts, of up to a tenth of a millisecond,
-/// and between them a thread gives way by itself, if its turn is over. Measured for gets of 1 KiB, 2,000 a second, on one of two loops that
+/// one event loop would wait for what another one, a handshake's step or a commit is at. So long work has parts, of up to a tenth of a
+/// millisecond, and between them a thread gives way by itself, if its turn is over. Measured for gets of 1 KiB, 2,000 a second, on one of two loops that
 /// share a processor: with scans on the other one the 99th percentile was 0.8 ms and is 0.2, as it is alone; with gets of 16 MiB 3.7 and 0.4.
 ///
 /// Linux 6.17 and later count what is left of the slice as used then: where others are never done, who always gave way would get much less

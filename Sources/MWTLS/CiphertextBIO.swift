@@ -31,7 +31,7 @@ struct SessionState {
     var refusal: ChainRefusal?
     /// The chain that it accepted, until `PeerVerification.accept` takes it.
     var acceptedChain: AcceptedChain?
-    /// Called between the parts of a handshake, while one is computed; see `ProcessorTurns`.
+    /// Called between the parts of a handshake, while one is computed; see the server's use of `ProcessorTurns`, of MWStorage.
     var giveWay: (() -> Void)?
     /// The handshake is over: what OpenSSL's state machine does from here on, the peer caused.
     var isEstablished = false

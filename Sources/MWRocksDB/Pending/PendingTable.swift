@@ -113,6 +113,7 @@ final class PendingTable: @unchecked Sendable {
 
     private func copy(_ bytes: UnsafeRawBufferPointer, to place: UnsafeMutableRawPointer) {
         guard let start = bytes.baseAddress else { return }
+        // Here, so that what is small, as most is, costs no call into another module.
         guard bytes.count > PendingTable.chunkBytes / 4 else { return unsafe place.copyMemory(from: start, byteCount: bytes.count) }
         unsafe ProcessorTurns.copy(bytes, to: place)
     }

@@ -126,16 +126,11 @@ extension ByteBuffer {
     @inline(__always)
     mutating func writeNativeField(_ tag: NativeTag, _ bytes: UnsafeRawBufferPointer, on loop: SessionLoop) {
         guard bytes.count > ProcessorTurns.bytesPerLook else { return unsafe self.writeNativeField(tag, bytes) }
-        self.writeNativeHeader(tag, byteCount: bytes.count)
+        self.writeMultipleIntegers(tag.rawValue, UInt32(truncatingIfNeeded: bytes.count))
         _ = unsafe self.writeWithUnsafeMutableBytes(minimumWritableBytes: bytes.count) { free in
             unsafe loop.copy(bytes, to: free)
             return bytes.count
         }
-    }
-
-    /// Appends what is in front of a field's `byteCount` bytes.
-    mutating func writeNativeHeader(_ tag: NativeTag, byteCount: Int) {
-        self.writeMultipleIntegers(tag.rawValue, UInt32(truncatingIfNeeded: byteCount))
     }
 
     /// Appends bytes, in parts: on a thread that is no event loop's.

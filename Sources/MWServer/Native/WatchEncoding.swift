@@ -23,10 +23,7 @@ struct EncodedChanges: Sendable {
         self.bytes.writeNativeField(Tag.change) { buffer in
             unsafe buffer.writeNativeField(Tag.key, change.key)
             if let value = unsafe change.value {
-                if !isWithoutValue {
-                    buffer.writeNativeHeader(Tag.value, byteCount: value.count)
-                    unsafe buffer.writeInParts(value)
-                }
+                if !isWithoutValue { buffer.writeNativeField(Tag.value) { unsafe $0.writeInParts(value) } }
             } else {
                 buffer.writeNativeField(Tag.removal) { $0.writeInteger(UInt8(1)) }
             }
